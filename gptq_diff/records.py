@@ -1,0 +1,286 @@
+"""The nouns of gptq-diff: frozen records that cross module borders. Standard library only, Python 3.9 syntax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One quantised linear of a checkpoint, known from headers and config alone (no tensor data read).
+
+    name: Hugging Face path, for example `model.layers.11.mlp.down_proj`.
+    in_features: K, rows of the dequantised weight W[K, N].
+    out_features: N.
+    bits: 2, 3, 4 or 8.
+    group_size: rows of K that share a scale; K itself where the config says -1.
+    sym: True when the config calls the quantisation symmetric.
+    desc_act: True when g_idx reorders the rows into groups.
+    format: "gptq" (v1: zero = stored + 1) or "gptq_v2" (zero = stored).
+    has_bias: True when a bias[N] is stored beside the packed weight.
+    """
+
+    name: str
+    in_features: int
+    out_features: int
+    bits: int
+    group_size: int
+    sym: bool
+    desc_act: bool
+    format: str
+    has_bias: bool
+
+    @property
+    def groups(self) -> int:
+        """Rows of `scales`: ceil(K / group_size)."""
+        return -(-self.in_features // self.group_size)
+
+
+@dataclass(frozen=True)
+class SkippedLayer:
+    """A quantised linear that is left out, and why; shown in every report."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Support:
+    """Whether a kernel or a backend can do something; `reason` says why not, and is empty when ok."""
+
+    ok: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a report says of a checkpoint (contract.md, `model`)."""
+
+    path: str
+    architecture: str
+    bits: int
+    group_size: int
+    sym: bool
+    desc_act: bool
+    format: str
+    quantized_linears: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt as every backend gets it.
+
+    id: the entry's own name, or `p1`, `p2`, ... in file order; used in paths, so [A-Za-z0-9._-] only.
+    token_ids: what is fed to the model.
+    text: the text that was tokenised (after the chat template); None for bare token ids.
+    sha256: of the token ids, as little-endian int64.
+    """
+
+    id: str
+    token_ids: tuple[int, ...]
+    text: str | None
+    sha256: str
+
+    @property
+    def tokens(self) -> int:
+        """Number of token ids: M of the prefill."""
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One name a user can give to --backends.
+
+    engine: who hosts the model ("transformers", "vllm", ...).
+    kernel: kernel mode of that engine.
+    dtype: of the skeleton (norms, attention, residual), "float16" or "float32".
+    summary: one line for `gptq-diff backends`.
+    requires: modules that the interpreter must have.
+    route: which way in the engine is loaded for, where it has several; presets of one route can share a load.
+    gpu: True when nothing but an NVIDIA GPU will do.
+    """
+
+    name: str
+    engine: str
+    kernel: str
+    dtype: str
+    summary: str
+    requires: tuple[str, ...] = field(default=())
+    route: str = ""
+    gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One kernel call held against the exact answer on its own input.
+
+    step, index: place in time; index counts the linears of one step in order of execution.
+    path: the arithmetic that really ran. rank: tensor-parallel rank.
+    rows, elements: M and M*N of the whole call.
+    kind: "ok", "overflow", "nan", "diverged" or "inherited" (every row of x was already non-finite).
+    cause: "result-overflow" or "nan-weights" where the kind alone does not say it, else None.
+    nonfinite: NaN and inf in y on rows whose x is finite; first_index: [row, column] of the first, or None.
+    inherited_rows: rows whose x was already non-finite; they are not judged.
+    local_l2_rel: norm of (y - exact) over norm of exact, finite elements of the judged rows; lower is better.
+    noise_floor: the same ratio as the kernel's stated rounding explains it.
+    excess: largest of error / (factor * floor) over the tensor and over each row; above 1 is "diverged".
+    worst_row: the row with the largest excess.
+    inherited_l2_rel: norm of (x - reference's x) over norm of the reference's x; None when not comparable.
+    input_absmax, exact_absmax, output_absmax: largest finite magnitudes; max_abs: largest |y - exact|.
+    """
+
+    layer: str
+    index: int
+    step: int
+    rank: int
+    path: str
+    rows: int
+    elements: int
+    kind: str
+    cause: str | None
+    nonfinite: int
+    first_index: tuple[int, int] | None
+    inherited_rows: int
+    local_l2_rel: float | None
+    noise_floor: float | None
+    excess: float | None
+    worst_row: int | None
+    inherited_l2_rel: float | None
+    input_absmax: float
+    exact_absmax: float
+    output_absmax: float
+    max_abs: float
+
+
+@dataclass(frozen=True)
+class FirstBad:
+    """The first call, in (step, index) order, that rounding does not explain (contract.md, `first_bad`)."""
+
+    layer: str
+    index: int
+    step: int
+    kind: str
+    nonfinite: int
+    elements: int
+    first_index: tuple[int, int] | None
+    local_l2_rel: float | None
+    noise_floor: float | None
+    inherited_l2_rel: float | None
+    input_absmax: float
+    exact_absmax: float
+    excess: float | None
+    path: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A cause with its evidence; confidence from 0 to 1."""
+
+    cause: str
+    confidence: float
+    evidence: tuple[str, ...]
+    layer: str | None
+
+
+@dataclass(frozen=True)
+class Workaround:
+    """Something that may help; works is None where it was not tried."""
+
+    name: str
+    tried: bool
+    works: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """How many linears were judged, and which were not."""
+
+    compared: int
+    skipped: tuple[SkippedLayer, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one backend did with one prompt (contract.md, `results`).
+
+    kernel: layer glob -> path that really ran. steps: forward passes judged.
+    seconds: by phase. peaks in bytes, None where the system does not say.
+    worst_excess: the largest share of the detection threshold that any judged call reached; 1 is the threshold.
+    """
+
+    backend: str
+    prompt: str
+    engine: str
+    kernel: dict[str, str]
+    versions: dict[str, str]
+    status: str
+    first_bad: FirstBad | None
+    tokens: tuple[int, ...]
+    text: str | None
+    collapsed: bool
+    collapse_token: int | None
+    first_token_kl: float | None
+    first_different_token: int | None
+    cached_rows: int
+    layers: LayerCount
+    steps: int
+    bad_layers: int
+    worst_excess: float | None
+    findings: tuple[Finding, ...]
+    workarounds: tuple[Workaround, ...]
+    headroom_bits: dict[str, float]
+    seconds: dict[str, float]
+    peak_rss_bytes: int | None
+    peak_private_bytes: int | None
+    peak_gpu_bytes: int | None
+
+
+@dataclass(frozen=True)
+class SkippedBackend:
+    """A backend that was asked for and did not finish; log is relative to the run directory."""
+
+    backend: str
+    reason: str
+    log: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The worst result in one sentence."""
+
+    status: str
+    backend: str | None
+    prompt: str | None
+    layer: str | None
+    summary: str
+
+
+@dataclass(frozen=True)
+class PromptInfo:
+    """A prompt as reports show it."""
+
+    id: str
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """report.json (contract.md, schema_version 1). left_out: tensors dropped by --capture, in words."""
+
+    schema_version: int
+    gptq_diff: str
+    created: str
+    model: ModelInfo
+    reference_model: ModelInfo | None
+    environment: dict[str, str | None]
+    reference: str
+    prompts: tuple[PromptInfo, ...]
+    verdict: Verdict
+    results: tuple[Result, ...]
+    skipped_backends: tuple[SkippedBackend, ...]
+    left_out: tuple[str, ...]
+    allow_skip: bool
