@@ -1,0 +1,46 @@
+"""Which class stands behind a kernel's name."""
+
+from __future__ import annotations
+
+from gptq_diff.errors import BackendError
+from gptq_diff.kernels.base import Kernel
+
+VLLM_OPS = {
+    "vllm-gptq": None,
+    "vllm-exllama-fast": "exllama-fast",
+    "vllm-exllama-reconstruct": "exllama-reconstruct",
+}
+"""vLLM's live gptq_gemm, to replay single linears on a GPU -> the path that is forced."""
+
+
+def make_kernel(name: str) -> Kernel:
+    """A new kernel with an empty weight cache; BackendError for a name nobody stands behind."""
+    if name == "exact":
+        from gptq_diff.kernels.exact import ExactKernel
+
+        return ExactKernel()
+    if name == "fp16":
+        from gptq_diff.kernels.fp16 import Fp16Kernel
+
+        return Fp16Kernel()
+    if name == "sim-exllama":
+        from gptq_diff.kernels.sim_exllama import SimExllama
+
+        return SimExllama()
+    if name == "sim-reconstruct":
+        from gptq_diff.kernels.sim_reconstruct import SimReconstruct
+
+        return SimReconstruct()
+    if name == "sim-gptq":
+        from gptq_diff.kernels.sim_gptq import SimGptq
+
+        return SimGptq()
+    if name in VLLM_OPS:
+        from gptq_diff.kernels.vllm_ops import VllmGemm
+
+        return VllmGemm(VLLM_OPS[name])
+    if name == "vllm-marlin":
+        from gptq_diff.kernels.vllm_ops import VllmMarlin
+
+        return VllmMarlin()
+    raise BackendError(f"there is no kernel called {name!r}", "see `gptq-diff backends`")

@@ -1,0 +1,1 @@
+"""vLLM's `gptq_gemm`, live: its signatures by release, which of its paths runs, and how to force one."""

@@ -1,0 +1,36 @@
+"""How large a tensor is, and how much of it is not a number, in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Largest finite absolute value (0.0 if there is none), count of NaN, count of plus or minus infinity."""
+
+    absmax: float
+    nan: int
+    inf: int
+
+    @property
+    def nonfinite(self) -> int:
+        """NaN and infinities together."""
+        return self.nan + self.inf
+
+
+def magnitude(t: torch.Tensor) -> Magnitude:
+    """Magnitude of a floating-point tensor of any shape; non-finite values are counted first and apart."""
+    if t.numel() == 0:
+        return Magnitude(0.0, 0, 0)
+    low, high = torch.aminmax(t)  # NaN propagates, so one pass tells whether all is finite
+    top = max(-float(low), float(high))
+    if top < float("inf"):
+        return Magnitude(top, 0, 0)
+    finite = torch.isfinite(t)
+    nan = int(torch.isnan(t).sum())
+    inf = int(t.numel() - int(finite.sum())) - nan
+    kept = t[finite]
+    return Magnitude(float(kept.abs().max()) if kept.numel() else 0.0, nan, inf)
