@@ -1,0 +1,81 @@
+"""What hosts a model: an engine loads it once, then runs prompts with one kernel mode after another."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gptq_diff.capture.tap import Tap
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class LoadSpec:
+    """What a worker loads.
+
+    engine: "transformers", ...
+    model: checkpoint directory, absolute.
+    dtype: of the skeleton, "float16" or "float32".
+    device: "cpu", "cuda" or "cuda:N".
+    threads: CPU threads for torch, or 0 for its own choice.
+    route: Preset.route, "" for an engine with one way in.
+    longest: tokens that the longest job needs, prompt and answer together.
+    """
+
+    engine: str
+    model: Path
+    dtype: str
+    device: str
+    trust_remote_code: bool
+    threads: int
+    seed: int
+    route: str = ""
+    longest: int = 0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one prompt gave.
+
+    tokens: greedy ids, up to the asked number or the model's end-of-sequence token (included).
+    logits_finite: one entry a step: whether any logit of the last position was finite.
+    first_logits_V: float32 [vocabulary] of step 0.
+    steps: forward passes made.
+    """
+
+    tokens: tuple[int, ...]
+    logits_finite: tuple[bool, ...]
+    first_logits_V: torch.Tensor
+    steps: int
+
+
+class Engine(abc.ABC):
+    """A loaded model."""
+
+    @abc.abstractmethod
+    def use_kernel(self, name: str) -> None:
+        """Switch every quantised linear to that kernel."""
+
+    @property
+    @abc.abstractmethod
+    def skipped(self) -> dict[str, str]:
+        """Layer -> reason, for linears that the present kernel cannot take (they run, and are not judged)."""
+
+    @property
+    @abc.abstractmethod
+    def tapped(self) -> frozenset[str]:
+        """Canonical names of the linears that a tap will see in every step."""
+
+    @abc.abstractmethod
+    def generate(
+        self, token_ids: tuple[int, ...], *, max_new_tokens: int, forced: tuple[int, ...] | None, tap: Tap | None
+    ) -> Generation:
+        """Prefill and greedy decode of one prompt; `forced` ids are fed instead of the model's own choice."""
+
+    @abc.abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Package versions that matter for what was computed."""

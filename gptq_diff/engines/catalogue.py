@@ -1,0 +1,21 @@
+"""Which class stands behind an engine's name."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from gptq_diff.engines.base import Engine, LoadSpec
+from gptq_diff.errors import BackendError
+
+
+def engine_named(name: str) -> Callable[[LoadSpec], Engine]:
+    """What loads a model into that engine; imports only that engine's packages."""
+    if name == "transformers":
+        from gptq_diff.engines.hf import HfEngine
+
+        return HfEngine
+    if name == "vllm":
+        from gptq_diff.engines.vllm_engine import VllmEngine
+
+        return VllmEngine
+    raise BackendError(f"there is no engine called {name!r}", "see `gptq-diff backends`")

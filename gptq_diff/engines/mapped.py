@@ -1,0 +1,56 @@
+"""Modules whose weights stay in the checkpoint's memory map: nothing as large as a model is ever copied."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+CHUNK_ROWS = 8192
+"""Rows of a mapped weight that are widened at a time: 168 MB of float32 at hidden size 5120."""
+
+
+class MappedEmbedding(nn.Module):
+    """Looks rows up in a mapped [V, H] table and converts only those."""
+
+    def __init__(self, weight_VH: torch.Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._table = weight_VH  # not a parameter: moving the module must not copy it
+        self._dtype = dtype
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The mapped table, as stored."""
+        return self._table
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """[..., H] in the skeleton's dtype."""
+        return torch.nn.functional.embedding(ids.cpu(), self._table).to(device=ids.device, dtype=self._dtype)
+
+
+class MappedLinear(nn.Module):
+    """An unquantised linear on a mapped [N, K] weight, widened to float32 chunk by chunk.
+
+    Products are accumulated in float32 and rounded once to the input's dtype.
+    """
+
+    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
+        super().__init__()
+        self._table = weight_NK
+        self._bias = bias_N
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The mapped table, as stored."""
+        return self._table
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., N] in the dtype of x."""
+        wide = x.float()
+        parts = [
+            torch.nn.functional.linear(wide, self._table[i : i + CHUNK_ROWS].to(device=x.device, dtype=torch.float32))
+            for i in range(0, self._table.shape[0], CHUNK_ROWS)
+        ]
+        y = torch.cat(parts, dim=-1)
+        if self._bias is not None:
+            y = y + self._bias.to(device=x.device, dtype=torch.float32)
+        return y.to(x.dtype)

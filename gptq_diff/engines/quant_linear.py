@@ -1,0 +1,54 @@
+"""The quantised linear of the transformers skeleton: kernel call, tap, then bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from gptq_diff.kernels.base import Kernel
+
+if TYPE_CHECKING:
+    from gptq_diff.capture.tap import Tap
+    from gptq_diff.checkpoint.packed import PackedLinear
+
+
+@dataclass
+class Switchboard:
+    """What all quantised linears of one model share: the kernel in force, its stand-in, and the tap.
+
+    refused: layers the kernel cannot take; they run on `stand_in`, untapped, and count as skipped.
+    """
+
+    kernel: Kernel
+    stand_in: Kernel
+    refused: dict[str, str] = field(default_factory=dict)
+    tap: Tap | None = None
+
+
+class QuantLinear(nn.Module):
+    """y = kernel(x) + bias; the tap sits between the two, so that the kernel is judged and not the addition."""
+
+    def __init__(self, linear: PackedLinear, board: Switchboard) -> None:
+        super().__init__()
+        self._linear = linear
+        self._board = board
+        self.in_features = linear.spec.in_features
+        self.out_features = linear.spec.out_features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., N] in the dtype of x [..., K]."""
+        board, name = self._board, self._linear.spec.name
+        x_MK = x.reshape(-1, self.in_features)
+        if name in board.refused:
+            y_MN = board.stand_in.multiply(x_MK, self._linear).y_MN.to(x.dtype)
+        else:
+            product = board.kernel.multiply(x_MK, self._linear)
+            y_MN = product.y_MN.to(x.dtype)
+            if board.tap is not None:
+                board.tap.record(name, x_MK, y_MN, product.path)
+        if self._linear.bias is not None:
+            y_MN = y_MN + self._linear.bias.to(device=x.device, dtype=x.dtype)
+        return y_MN.reshape(*x.shape[:-1], self.out_features)

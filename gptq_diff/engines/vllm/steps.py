@@ -1,0 +1,95 @@
+"""One forward pass after the other: where a step begins and ends, what its logits were, and which token is fed next."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gptq_diff.errors import CaptureError
+
+if TYPE_CHECKING:
+    from gptq_diff.capture.tap import Tap
+
+
+class Steps:
+    """Follows a model through one prompt.
+
+    A step begins with the model's forward and ends with its `compute_logits` (a quantised lm_head runs in there).
+    forced: ids to be chosen instead of the model's own; vLLM's sampler then sees logits that leave it no choice.
+    tokens: the model's own choices, NaN counting as the largest value, as in vLLM's and torch's argmax.
+    """
+
+    def __init__(self, prompt_rows: int, forced: tuple[int, ...] | None, tap: Tap | None) -> None:
+        self.prompt_rows = prompt_rows
+        self.forced = forced
+        self.tap = tap
+        self.tokens: list[int] = []
+        self.finite: list[bool] = []
+        self.first_logits_V: torch.Tensor | None = None
+        self.running = False
+
+    @property
+    def rows(self) -> int:
+        """Rows that the present step must have: the prompt, then one."""
+        return 1 if self.tokens else self.prompt_rows
+
+    @contextlib.contextmanager
+    def followed(self, model: nn.Module) -> Iterator[None]:
+        """Watch that model; it is left as it was in any case."""
+        owner: Any = model
+        before = vars(model).get("compute_logits")
+        original = owner.compute_logits
+
+        def compute_logits(*args: Any, **kwargs: Any) -> torch.Tensor:
+            return self.end(original(*args, **kwargs))
+
+        hook = model.register_forward_pre_hook(lambda _module, _arguments: self.begin())
+        owner.compute_logits = compute_logits
+        try:
+            yield
+        finally:
+            hook.remove()
+            if before is None:
+                del owner.compute_logits
+            else:
+                owner.compute_logits = before
+
+    def begin(self) -> None:
+        """The model's forward is called."""
+        if self.running:
+            raise CaptureError("vLLM ran two forward passes for one token", "its schedule is not understood")
+        self.running = True
+        if self.tap is not None:
+            self.tap.begin_step(len(self.tokens))
+
+    def check_rows(self, name: str, rows: int) -> None:
+        """Refuse a batch that is not this step of this prompt; one row is an lm_head's share of the prefill."""
+        if rows not in (self.rows, 1):
+            raise CaptureError(
+                f"vLLM gave {name} {rows} rows in step {len(self.tokens)}, not {self.rows}",
+                "it padded, cached or split the prompt",
+            )
+
+    def end(self, logits: torch.Tensor | None) -> torch.Tensor:
+        """The logits [1, V] are there; returns what the sampler is to see."""
+        if logits is None or logits.shape[0] != 1:
+            shape = None if logits is None else list(logits.shape)
+            raise CaptureError(f"vLLM computed logits of shape {shape} for one prompt", "its batch is not understood")
+        self.running = False
+        if self.tap is not None:
+            self.tap.end_step()
+        logits_V = logits[0].detach().to(device="cpu", dtype=torch.float32, copy=True)
+        if self.first_logits_V is None:
+            self.first_logits_V = logits_V
+        step = len(self.tokens)
+        self.finite.append(bool(torch.isfinite(logits_V).any()))
+        self.tokens.append(int(torch.argmax(logits_V)))
+        if self.forced is None or step >= len(self.forced):
+            return logits
+        only = torch.full_like(logits, -1e4)
+        only[0, self.forced[step]] = 1e4
+        return only

@@ -1,0 +1,61 @@
+"""The tap on vLLM's kernel calls: `quant_method.apply` of every judged module, bias taken out and added afterwards.
+
+Kernels add the bias in different places, some before they round. Given none, every kernel returns its own product;
+the bias is added to that in its dtype, as gptq_gemm's method does by itself. For the others (Marlin, Machete, vLLM's
+CPU kernel) this rounds once more than vLLM would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Callable
+
+import torch
+from torch import nn
+
+from gptq_diff.engines.vllm.modules import FusedLinear
+
+Seen = Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]
+"""Called with the module's record, x [M, K] and y [M, N] without bias, right after the kernel."""
+
+
+@contextlib.contextmanager
+def tapped(linears: Sequence[FusedLinear], biases: Mapping[str, torch.Tensor], seen: Seen) -> Iterator[None]:
+    """Report every kernel call of those modules inside; biases: module name -> bias as read, before any shuffling."""
+    by_module = {id(linear.module): linear for linear in linears}
+    with contextlib.ExitStack() as undo:
+        for method in {id(linear.method): linear.method for linear in linears}.values():
+            undo.enter_context(_replaced(method, _wrapped(method.apply, by_module, biases, seen)))
+        yield
+
+
+def _wrapped(
+    apply: Callable[..., torch.Tensor], by_module: Mapping[int, FusedLinear], biases: Mapping[str, torch.Tensor],
+    seen: Seen,
+) -> Callable[..., torch.Tensor]:  # fmt: skip
+    def tapped_apply(layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        linear = by_module.get(id(layer))
+        if linear is None:
+            return apply(layer, x, bias)
+        y = apply(layer, x, None)
+        seen(linear, x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
+        if bias is not None:
+            y = y.add_(biases.get(linear.name, bias).to(device=y.device, dtype=y.dtype))
+        return y
+
+    return tapped_apply
+
+
+@contextlib.contextmanager
+def _replaced(method: Any, apply: Callable[..., torch.Tensor]) -> Iterator[None]:
+    """Give one object another `apply`, and take it away again."""
+    before = vars(method).get("apply")
+    method.apply = apply
+    try:
+        yield
+    finally:
+        if before is None:
+            del method.apply
+        else:
+            method.apply = before

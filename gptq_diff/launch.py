@@ -1,0 +1,260 @@
+"""The parent of the workers: starts one, watches it, and turns whatever happens into an outcome per backend.
+
+A dead, hung or failing worker costs the backend it was running, with a reason; the jobs of the other backends go
+on in a new worker. Leaving the loop in any way, Ctrl-C included, ends the worker's whole process group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Callable
+
+from gptq_diff.errors import BackendError
+from gptq_diff.jobs import EventReader, Job, WorkerSpec
+from gptq_diff.memory import NOTHING, MemoryUse, memory_of
+from gptq_diff.text import one_line
+
+SAMPLE_SECONDS = 0.05
+LINGER_SECONDS = 30.0
+"""How long a worker may take to end after its last job."""
+GRACE_SECONDS = 5.0
+"""How long a worker may take to end after SIGTERM, before SIGKILL."""
+REASON_LENGTH = 300
+"""Characters of a log's line that a reason quotes."""
+LOG_TAIL_BYTES = 64 * 1024
+"""How far back a log is searched for that line."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """One engine load: the interpreter, the spec without its jobs' end, and what to pass on.
+
+    python: interpreter to run. staged: directory for the front of its PYTHONPATH.
+    log: file that takes the worker's output. timeout: seconds a backend may take, the load included; None is no limit.
+    environment: variables to set for the worker.
+    """
+
+    python: Path
+    staged: Path
+    log: Path
+    timeout: float | None
+    environment: dict[str, str]
+    spec: WorkerSpec
+
+
+@dataclass
+class Outcome:
+    """What became of one backend.
+
+    failure: None when every job finished; else one sentence.
+    finished: keys (jobs.capture_key) of the captures that are whole.
+    """
+
+    backend: str
+    failure: str | None = None
+    finished: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory: MemoryUse = NOTHING
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a worker ended early; loaded: whether the engine was there, so that only one backend is to blame."""
+
+    reason: str
+    loaded: bool
+
+
+Listener = Callable[[str, "dict[str, Any]"], None]
+"""Called with a backend's name and each event of its worker."""
+
+
+def run_load(load: Load, listen: Listener) -> list[Outcome]:
+    """Run every job of one load; outcomes in the order the backends appear in the jobs."""
+    outcomes = {job.backend: Outcome(job.backend) for job in load.spec.jobs}
+    jobs = load.spec.jobs
+    while jobs:
+        watch = _Watch(replace(load, spec=replace(load.spec, jobs=jobs)), outcomes, listen)
+        failure = watch.run()
+        if failure is None:
+            break
+        lost = {watch.backend} if failure.loaded else {job.backend for job in jobs}
+        for name in sorted(lost):
+            outcomes[name].failure = failure.reason
+            listen(name, {"event": "failed", "reason": failure.reason})
+        jobs = tuple(j for j in watch.left() if j.backend not in lost)
+    return list(outcomes.values())
+
+
+class _Watch:
+    """One worker process from start to end.
+
+    backend: the one whose job is running or comes next; what goes wrong is put down to it.
+    """
+
+    def __init__(self, load: Load, outcomes: dict[str, Outcome], listen: Listener) -> None:
+        self.load = load
+        self.outcomes = outcomes
+        self.listen = listen
+        self.backend = load.spec.jobs[0].backend
+        self._loaded = False
+        self._error: str | None = None
+        self._since = 0.0
+        self._done_since: float | None = None
+
+    def left(self) -> list[Job]:
+        """The jobs that have not finished; the first of them is the one at hand, since they run in order."""
+        return [job for job in self.load.spec.jobs if job.key not in self.outcomes[job.backend].finished]
+
+    def run(self) -> _Failure | None:
+        """None when every job has finished."""
+        load = self.load
+        with tempfile.TemporaryDirectory(prefix="gptq-diff-", ignore_cleanup_errors=True) as private:
+            events = Path(private) / "events.jsonl"
+            spec_file = Path(private) / "spec.json"
+            cwd = Path(private) / "cwd"
+            cwd.mkdir()
+            replace(load.spec, events=str(events), parent=os.getpid()).write(spec_file)
+            load.log.parent.mkdir(parents=True, exist_ok=True)
+            log_start = load.log.stat().st_size if load.log.exists() else 0
+            reader = EventReader(events)
+            self._since = time.monotonic()
+            try:
+                with _worker(load, spec_file, cwd) as process:
+                    while process.poll() is None:
+                        self._sample(process.pid)
+                        self._handle(reader.new())
+                        if load.timeout is not None and time.monotonic() - self._since > load.timeout:
+                            return _Failure(f"timed out after {load.timeout:g} s", self._loaded)
+                        if self._lingers():
+                            return None
+                        time.sleep(SAMPLE_SECONDS)
+            except BackendError as e:
+                return _Failure(str(e), loaded=False)
+            self._handle(reader.new())
+            return self._verdict(process.returncode, log_start)
+
+    def _lingers(self) -> bool:
+        """Whether every job finished a while ago and the process is still there: it is ended, and nothing is lost."""
+        if self.left():
+            return False
+        self._done_since = self._done_since or time.monotonic()
+        return time.monotonic() - self._done_since > LINGER_SECONDS
+
+    def _sample(self, pid: int) -> None:
+        outcome = self.outcomes[self.backend]
+        outcome.memory = outcome.memory.peak(memory_of(pid))
+
+    def _handle(self, events: list[dict[str, Any]]) -> None:
+        for event in events:
+            kind = event["event"]
+            self.listen(self.backend, event)
+            if kind == "loaded":
+                self._loaded = True
+                for outcome in {j.backend: self.outcomes[j.backend] for j in self.load.spec.jobs}.values():
+                    outcome.versions = event["versions"]
+                    outcome.seconds["load"] = event["seconds"]
+            elif kind == "done":
+                job = self.load.spec.jobs[event["job"]]
+                self.outcomes[job.backend].finished.append(job.key)
+                self._go_on()
+            elif kind == "error":
+                self._error = "; ".join(part for part in (event["message"], event["hint"]) if part)
+
+    def _go_on(self) -> None:
+        """A job is done: the clock starts anew where the next one is another backend's."""
+        left = self.left()
+        if left and left[0].backend != self.backend:
+            self.backend, self._since = left[0].backend, time.monotonic()
+
+    def _verdict(self, code: int, log_start: int) -> _Failure | None:
+        if not self.left():
+            return None  # a crash on the way out (CUDA's teardown is known for it) takes nothing back
+        if self._error is not None:
+            return _Failure(one_line(self._error), self._loaded)
+        said = last_line(self.load.log, log_start)
+        if code < 0:
+            killed = f"its worker was killed by {_signal_name(-code)}"
+            if -code == signal.SIGKILL:
+                return _Failure(f"{killed} (out of memory?)", self._loaded)
+            return _Failure(f"{killed}; its log ends with: {said}" if said else killed, self._loaded)
+        ended = "its worker ended before its work" if code == 0 else f"its worker ended with status {code}"
+        return _Failure(f"{ended}: {said or 'nothing in its log'}", self._loaded)
+
+
+@contextlib.contextmanager
+def _worker(load: Load, spec_file: Path, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
+    environment = dict(os.environ)
+    inherited = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = os.pathsep.join([str(load.staged), *([inherited] if inherited else [])])
+    environment.update(load.environment)
+    with load.log.open("ab") as log:
+        try:
+            process = subprocess.Popen(
+                [str(load.python), "-m", "gptq_diff.worker", str(spec_file)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env=environment, start_new_session=True,
+            )  # fmt: skip
+        except OSError as e:
+            raise BackendError(f"the interpreter {load.python} cannot be started: {e.strerror or e}") from e
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """No process of the worker's group is left afterwards; a second Ctrl-C only skips the time of grace."""
+    try:
+        if process.poll() is None:
+            _signal_group(process, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=GRACE_SECONDS)
+    finally:
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
+
+
+_ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(: |$)")
+
+
+def last_line(log: Path, start: int = 0) -> str:
+    """What a log says last, from byte `start` on, fit for a sentence; "" when it says nothing.
+
+    After a Python traceback that is the line naming the exception: torch adds lines of advice below it.
+    """
+    try:
+        with log.open("rb") as f:
+            size = f.seek(0, os.SEEK_END)
+            f.seek(max(start, size - LOG_TAIL_BYTES))
+            text = f.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    before, traceback, trace = text.rpartition("Traceback (most recent call last):")
+    if traceback and (before == "" or before.endswith(("\n", "\r"))):
+        for line in trace.splitlines()[1:]:
+            if _ERROR_LINE.match(line):
+                return one_line(line, REASON_LENGTH)
+    lines = (one_line(line, REASON_LENGTH) for line in reversed(text.splitlines()))
+    return next((line for line in lines if line), "")

@@ -1,0 +1,179 @@
+"""The backends a user can ask for by name, and how `--backends` is read. Standard library only: `backends` starts fast.
+
+A new backend is one entry here, an engine or a kernel that does the work, and their tests.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptq_diff.errors import UsageError
+from gptq_diff.records import Preset, Support
+from gptq_diff.suggest import nearest
+
+_SKELETON = ("torch", "transformers", "safetensors")
+_VLLM = ("vllm",)
+
+PRESETS: tuple[Preset, ...] = (
+    Preset(
+        name="hf-fp32",
+        engine="transformers",
+        kernel="exact",
+        dtype="float32",
+        summary="the reference: dequantised weights, every product in float32 or better",
+        requires=_SKELETON,
+    ),
+    Preset(
+        name="hf-fp16",
+        engine="transformers",
+        kernel="fp16",
+        dtype="float16",
+        summary="dequantised to float16, multiplied in float16",
+        requires=_SKELETON,
+    ),
+    Preset(
+        name="sim-exllama",
+        engine="transformers",
+        kernel="sim-exllama",
+        dtype="float16",
+        summary="vLLM's fused fast path (exllama), simulated step for step, however many rows there are",
+        requires=_SKELETON,
+    ),
+    Preset(
+        name="sim-reconstruct",
+        engine="transformers",
+        kernel="sim-reconstruct",
+        dtype="float16",
+        summary="vLLM's reconstruct path (dequantise, then hgemm), simulated, however many rows there are",
+        requires=_SKELETON,
+    ),
+    Preset(
+        name="sim-gptq",
+        engine="transformers",
+        kernel="sim-gptq",
+        dtype="float16",
+        summary="what vLLM's gptq users meet, simulated: the fast path for few rows, reconstruct for many",
+        requires=_SKELETON,
+    ),
+    Preset(
+        name="vllm",
+        engine="vllm",
+        kernel="as-chosen",
+        dtype="float16",
+        summary="vLLM with the kernel that it picks itself, named in the report; its CPU kernel on a CPU",
+        requires=_VLLM,
+        route="auto",
+    ),
+    Preset(
+        name="vllm-gptq",
+        engine="vllm",
+        kernel="gptq-by-rows",
+        dtype="float16",
+        summary="vLLM's gptq_gemm as shipped: the fast path for few rows, reconstruct for many",
+        requires=_VLLM,
+        route="gptq",
+        gpu=True,
+    ),
+    Preset(
+        name="vllm-exllama",
+        engine="vllm",
+        kernel="exllama-fast",
+        dtype="float16",
+        summary="vLLM's gptq_gemm on its fused fast path, however many rows there are",
+        requires=_VLLM,
+        route="gptq",
+        gpu=True,
+    ),
+    Preset(
+        name="vllm-reconstruct",
+        engine="vllm",
+        kernel="exllama-reconstruct",
+        dtype="float16",
+        summary="vLLM's gptq_gemm on its reconstruct path, however few rows there are",
+        requires=_VLLM,
+        route="gptq",
+        gpu=True,
+    ),
+    Preset(
+        name="gptq-marlin",
+        engine="vllm",
+        kernel="marlin",
+        dtype="float16",
+        summary="vLLM with Marlin, checked layer by layer",
+        requires=_VLLM,
+        route="marlin",
+        gpu=True,
+    ),
+    Preset(
+        name="gptq-machete",
+        engine="vllm",
+        kernel="machete",
+        dtype="float16",
+        summary="vLLM with Machete (Hopper only), checked layer by layer",
+        requires=_VLLM,
+        route="machete",
+        gpu=True,
+    ),
+)
+
+_GPU_SIGNS = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
+"""What the NVIDIA driver leaves on Linux, and on Windows' Linux; asking torch would take seconds."""
+
+
+@dataclass(frozen=True)
+class BackendRequest:
+    """One entry of `--backends`.
+
+    preset: what to run.
+    python: the interpreter or environment to run it under; None means gptq-diff's own.
+    """
+
+    preset: Preset
+    python: str | None = None
+
+
+def preset_named(name: str) -> Preset:
+    """The preset of that name; UsageError with the nearest name and the list when there is none."""
+    for preset in PRESETS:
+        if preset.name == name:
+            return preset
+    names = [preset.name for preset in PRESETS]
+    raise UsageError(f"there is no backend named {name!r}{nearest(name, names)}", f"Backends: {', '.join(names)}.")
+
+
+def parse_backends(value: str) -> tuple[BackendRequest, ...]:
+    """Read `A,B@PYTHON`, in the order given; every name at most once, since results are told apart by it."""
+    requests: list[BackendRequest] = []
+    for entry in value.split(","):
+        name, at, python = (part.strip() for part in entry.partition("@"))
+        if not name:
+            raise UsageError(
+                f"--backends {value!r} has an empty entry", "Separate names with single commas: hf-fp16,sim-gptq."
+            )
+        if at and not python:
+            raise UsageError(
+                f"--backends names no interpreter after {name}@",
+                f"Write {name}@PYTHON, or {name} alone for gptq-diff's own interpreter.",
+            )
+        preset = preset_named(name)
+        if any(request.preset == preset for request in requests):
+            raise UsageError(f"--backends names {name} twice", "Name each backend once.")
+        requests.append(BackendRequest(preset, python or None))
+    return tuple(requests)
+
+
+def usable(preset: Preset) -> Support:
+    """Whether gptq-diff's own interpreter has what the preset needs; looks for modules and imports none of them."""
+    missing = [module for module in preset.requires if importlib.util.find_spec(module) is None]
+    if missing:
+        return Support(ok=False, reason=f"Python module not installed: {', '.join(missing)}")
+    if preset.gpu and not any(Path(sign).exists() for sign in _GPU_SIGNS):
+        return Support(ok=False, reason="needs an NVIDIA GPU, and there is none here")
+    return Support(ok=True)
+
+
+def default_requests() -> tuple[BackendRequest, ...]:
+    """What runs without `--backends`: every preset that is usable here."""
+    return tuple(BackendRequest(preset) for preset in PRESETS if usable(preset).ok)

@@ -1,0 +1,124 @@
+"""The child process: `python -m gptq_diff.worker SPEC.json` loads an engine once and works through its jobs.
+
+Runs under any interpreter from Python 3.9 up that has torch, numpy, safetensors and the engine itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable
+
+from gptq_diff.errors import GptqDiffError
+from gptq_diff.jobs import Events, Job, WorkerSpec
+
+if TYPE_CHECKING:
+    from gptq_diff.capture.tap import Call
+    from gptq_diff.engines.base import Engine
+
+
+def end_with_parent(parent: int) -> None:
+    """Leave no orphan: a thread that ends this process, and what it has started, once its parent is gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        if os.getpgrp() == os.getpid():  # as the launcher starts it: the group is this worker's own
+            os.killpg(0, signal.SIGKILL)
+        os._exit(3)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def load_engine(spec: WorkerSpec) -> Engine:
+    """The engine of that name with the model loaded; BackendError when it cannot take it."""
+    from gptq_diff.engines.base import LoadSpec
+    from gptq_diff.engines.catalogue import engine_named
+
+    load = LoadSpec(
+        engine=spec.engine, model=Path(spec.model), dtype=spec.dtype, device=spec.device,
+        trust_remote_code=spec.trust_remote_code, threads=spec.threads, seed=spec.seed, route=spec.route,
+        longest=spec.longest,
+    )  # fmt: skip
+    return engine_named(spec.engine)(load)
+
+
+def progress(events: Events, job: int) -> Callable[[Call], None]:
+    """Says which call the worker has reached, at most ten times a second."""
+    last = 0.0
+
+    def say(call: Call) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 0.1:
+            last = now
+            events.say("step", job=job, step=call.step, index=call.index, layer=call.layer)
+
+    return say
+
+
+def run_job(engine: Engine, job: Job, events: Events, index: int) -> None:
+    """Capture one prompt: tensors, statistics, then the manifest."""
+    from gptq_diff.capture.store import CaptureWriter, Manifest
+    from gptq_diff.capture.tap import Tap
+
+    started = time.perf_counter()
+    writer = CaptureWriter(Path(job.out))
+    writer.on_call = progress(events, index)
+    tap = Tap(engine.tapped, writer)
+    generation = engine.generate(job.token_ids, max_new_tokens=job.max_new_tokens, forced=job.forced, tap=tap)
+    writer.close()
+    seconds = {"generate": round(time.perf_counter() - started, 4)}
+    manifest = Manifest(
+        backend=job.backend, prompt=job.prompt, order=tuple(tap.order), kernels=writer.kernels,
+        skipped=engine.skipped, steps=generation.steps, tokens=generation.tokens,
+        logits_finite=generation.logits_finite, cached_rows=0, forced=job.forced is not None, where=writer.where,
+        bytes_written=writer.bytes_written, seconds=seconds,
+    )  # fmt: skip
+    writer.finish(manifest, generation.first_logits_V)
+
+
+def work(spec: WorkerSpec, events: Events) -> None:
+    """Load, then every job in order; jobs of one kernel mode follow each other, so the kernel is made once."""
+    started = time.perf_counter()
+    engine = load_engine(spec)
+    events.say("loaded", seconds=round(time.perf_counter() - started, 3), versions=engine.versions())
+    kernel = None
+    for index, job in enumerate(spec.jobs):
+        if job.kernel != kernel:
+            engine.use_kernel(job.kernel)
+            kernel = job.kernel
+        events.say("job", job=index, layers=len(engine.tapped))
+        run_job(engine, job, events, index)
+        events.say("done", job=index)
+    events.say("end")
+
+
+def main(argv: list[str]) -> int:
+    """Run one spec; expected errors become an `error` event, anything else a traceback in the log.
+
+    Engines import their packages when they need them, so a missing one can show at any time.
+    """
+    spec = WorkerSpec.read(Path(argv[0]))
+    events = Events(Path(spec.events))
+    end_with_parent(spec.parent)
+    try:
+        work(spec, events)
+    except GptqDiffError as e:
+        events.say("error", message=str(e), hint=e.hint)
+        return e.exit_code
+    except ModuleNotFoundError as e:
+        traceback.print_exc()
+        message = f"the interpreter {sys.executable} has no module {e.name!r}"
+        events.say("error", message=message, hint=f"install {e.name} there, or name another interpreter")
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""What vLLM is started with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gptq_diff.engines.base import LoadSpec
+from gptq_diff.engines.vllm.settings import ENVIRONMENT, OPTIONAL, engine_arguments, route_named
+from gptq_diff.errors import BackendError
+
+SPEC = LoadSpec(
+    "vllm", Path("/m"), "float16", "cuda", trust_remote_code=False, threads=0, seed=3, route="gptq", longest=300
+)
+ALL = frozenset(
+    {
+        "model",
+        "quantization",
+        "dtype",
+        "seed",
+        "trust_remote_code",
+        "skip_tokenizer_init",
+        "max_model_len",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "enforce_eager",
+        "enable_prefix_caching",
+        "enable_chunked_prefill",
+    }
+)
+
+
+def test_one_plain_batch_and_nothing_that_changes_its_rows() -> None:
+    given = engine_arguments(SPEC, ALL | OPTIONAL)
+    assert given["max_num_batched_tokens"] == given["max_model_len"] == 301
+    assert given["max_num_seqs"] == 1
+    assert given["enforce_eager"] is True
+    assert not any(given[name] for name in ("enable_prefix_caching", "enable_chunked_prefill", "async_scheduling"))
+    assert (given["dtype"], given["seed"], given["quantization"]) == ("float16", 3, "gptq")
+
+
+def test_an_old_release_goes_without_what_it_does_not_need() -> None:
+    assert engine_arguments(SPEC, ALL).keys() == ALL
+
+
+def test_a_release_without_something_that_matters_is_refused() -> None:
+    with pytest.raises(BackendError, match="no engine argument 'enable_prefix_caching'"):
+        engine_arguments(SPEC, ALL - {"enable_prefix_caching"})
+
+
+def test_a_route_to_one_kernel_switches_the_others_off_but_for_the_stand_in() -> None:
+    assert route_named("auto").environment() == ENVIRONMENT
+    off = route_named("marlin").environment()["VLLM_DISABLED_KERNELS"].split(",")
+    assert "MacheteLinearKernel" in off
+    assert not {"MarlinLinearKernel", "ExllamaLinearKernel"} & set(off)
+    assert "MarlinLinearKernel" in route_named("gptq").environment()["VLLM_DISABLED_KERNELS"]
+    with pytest.raises(BackendError, match="'side-door'"):
+        route_named("side-door")
