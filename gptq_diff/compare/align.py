@@ -1,0 +1,79 @@
+"""Lining captures up: which calls of which backends belong to one layer, and which inputs may be compared."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+
+from gptq_diff.capture.store import CaptureReader
+from gptq_diff.compare.judge import CapturedCall, finite_ratio
+
+FEW_ROWS = 4
+"""Inputs of fewer rows are compared by the judge, those of many backends and steps together."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one call happened: step, index in that step's order, and the path that ran."""
+
+    step: int
+    index: int
+    path: str
+
+
+class Captured:
+    """One capture with its calls by layer, beside the reference's capture of the same prompt (or None)."""
+
+    def __init__(self, reader: CaptureReader, reference: CaptureReader | None) -> None:
+        self.reader = reader
+        self.reference = reference
+        self.places: dict[str, list[Place]] = defaultdict(list)
+        for line in reader.stats():
+            self.places[line["layer"]].append(Place(line["step"], line["index"], line["path"]))
+        self._comparable = comparable_steps(reader, reference)
+        self._gaps: dict[tuple[str, str], float | None] = {}
+
+    def calls(self, layer: str) -> list[CapturedCall]:
+        """Every call of that layer whose tensors were kept, oldest first."""
+        places = [place for place in self.places.get(layer, []) if self.reader.has(place.step, layer, "out")]
+        return [self._call(layer, place) for place in places]
+
+    def _call(self, layer: str, place: Place) -> CapturedCall:
+        x_MK = self.reader.tensor(place.step, layer, "in")
+        reference_x, gap = None, None
+        if self.reference is not None and place.step < self._comparable and self.reference.has(place.step, layer, "in"):
+            if x_MK.shape[0] < FEW_ROWS:
+                reference_x = self.reference.tensor(place.step, layer, "in")
+            else:
+                gap = self._gap(layer, place.step, x_MK, self.reference)
+        return CapturedCall(
+            step=place.step, index=place.index, path=place.path, reference_x=reference_x, inherited_l2_rel=gap,
+            x_MK=x_MK, y_MN=self.reader.tensor(place.step, layer, "out"),
+        )  # fmt: skip
+
+    def _gap(self, layer: str, step: int, x_MK: torch.Tensor, reference: CaptureReader) -> float | None:
+        """l2_rel of this input against the reference's; once for all linears that took the same input on both sides."""
+        key = (self.reader.stored_key(step, layer, "in"), reference.stored_key(step, layer, "in"))
+        if key not in self._gaps:
+            reference_x = reference.tensor(step, layer, "in").to(torch.float32)
+            value = None
+            if reference_x.shape == x_MK.shape:
+                gap = float(torch.linalg.vector_norm(torch.sub(x_MK, reference_x)))  # float16 is widened as it is read
+                value = finite_ratio(gap, float(torch.linalg.vector_norm(reference_x)))
+            self._gaps[key] = value
+        return self._gaps[key]
+
+
+def comparable_steps(reader: CaptureReader, reference: CaptureReader | None) -> int:
+    """Number of steps, from the prefill on, in which both were fed the same tokens."""
+    if reference is None:
+        return 0
+    a, b = reader.manifest, reference.manifest
+    if a.forced:
+        return min(a.steps, b.steps)
+    steps = 1
+    while steps < min(a.steps, b.steps) and a.tokens[steps - 1] == b.tokens[steps - 1]:
+        steps += 1
+    return steps

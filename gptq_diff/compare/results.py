@@ -1,0 +1,169 @@
+"""From judgements to results: the status of each backend and prompt, and the sentence about the worst one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gptq_diff.capture.store import CaptureReader
+from gptq_diff.compare.tokens import collapse, first_different_token, first_token_kl
+from gptq_diff.records import Finding, FirstBad, Judgement, LayerCount, Result, SkippedLayer, Verdict
+
+SEVERITY = ("overflow", "nan", "diverged", "nondeterministic", "collapsed", "incomplete", "agree")
+"""Worst first: the cause nearest the kernel wins (contract.md)."""
+BAD_KINDS = frozenset({"overflow", "nan", "diverged"})
+
+
+@dataclass(frozen=True)
+class BackendRun:
+    """What is known of a backend besides its captures."""
+
+    engine: str
+    versions: dict[str, str]
+    seconds: dict[str, float]
+    peak_rss: int | None
+    peak_private: int | None
+
+
+def first_bad(judgements: Sequence[Judgement]) -> FirstBad | None:
+    """The first call, in (step, index) order, whose kind is bad."""
+    for j in judgements:
+        if j.kind in BAD_KINDS:
+            return FirstBad(
+                layer=j.layer, index=j.index, step=j.step, kind=j.kind, nonfinite=j.nonfinite, elements=j.elements,
+                first_index=j.first_index, local_l2_rel=j.local_l2_rel, noise_floor=j.noise_floor,
+                inherited_l2_rel=j.inherited_l2_rel, input_absmax=j.input_absmax, exact_absmax=j.exact_absmax,
+                excess=j.excess, path=j.path, rows=j.rows,
+            )  # fmt: skip
+    return None
+
+
+def layer_count(judgements: Sequence[Judgement], quantized: Sequence[str], skipped: dict[str, str]) -> LayerCount:
+    """Compared: judged at least once on rows that were not already lost; the others with the reason."""
+    judged = {j.layer for j in judgements if j.kind != "inherited"}
+    inherited = {j.layer for j in judgements if j.kind == "inherited"} - judged
+    reasons = dict.fromkeys(inherited, "its input was already NaN or infinite") | skipped
+    left_out = tuple(SkippedLayer(n, reasons[n]) for n in quantized if n in reasons and n not in judged)
+    return LayerCount(len(judged), left_out)
+
+
+def status_of(bad: FirstBad | None, layers: LayerCount, quantized: int, *, collapsed: bool) -> str:
+    """contract.md, STATUS; a linear neither compared nor skipped makes a run incomplete."""
+    if bad is not None:
+        return bad.kind
+    if layers.compared == 0 or layers.compared + len(layers.skipped) != quantized:
+        return "incomplete"
+    return "collapsed" if collapsed else "agree"
+
+
+def kernel_globs(judgements: Sequence[Judgement]) -> dict[str, str]:
+    """Path by layer glob: "*" for the commonest, exceptions by name; decode named apart where it differs."""
+    paths: dict[str, dict[str, None]] = {}
+    for j in judgements:
+        name = j.path if j.step == 0 else f"{j.path} (decode)"
+        if j.step == 0 or j.path not in paths.get(j.layer, {}):
+            paths.setdefault(j.layer, {})[name] = None
+    joined = {layer: ", ".join(names) for layer, names in paths.items()}
+    if not joined:
+        return {}
+    common = Counter(joined.values()).most_common(1)[0][0]
+    return {"*": common} | {layer: name for layer, name in joined.items() if name != common}
+
+
+def make_result(
+    capture: CaptureReader, reference: CaptureReader | None, judgements: Sequence[Judgement],
+    quantized: Sequence[str], run: BackendRun, text: str | None, notes: dict[str, str], *, is_reference: bool,
+) -> Result:  # fmt: skip
+    """The result of one capture; reference is None for the reference itself, and where the reference failed.
+
+    notes: layer -> why it could not be judged by any backend.
+    """
+    manifest = capture.manifest
+    ref_manifest = reference.manifest if reference is not None else None
+    collapsed, token = (False, None) if is_reference else collapse(manifest, ref_manifest)
+    bad = first_bad(judgements)
+    layers = layer_count(judgements, quantized, {**notes, **manifest.skipped})
+    excesses = [j.excess for j in judgements if j.excess is not None]
+    return Result(
+        backend=manifest.backend, prompt=manifest.prompt, engine=run.engine, kernel=kernel_globs(judgements),
+        versions=run.versions, status=status_of(bad, layers, len(quantized), collapsed=collapsed), first_bad=bad,
+        tokens=manifest.tokens, text=text, collapsed=collapsed, collapse_token=token,
+        first_token_kl=first_token_kl(capture.first_logits(), reference.first_logits()) if reference else None,
+        first_different_token=first_different_token(manifest.tokens, ref_manifest.tokens) if ref_manifest else None,
+        cached_rows=manifest.cached_rows, layers=layers, steps=manifest.steps,
+        bad_layers=len({j.layer for j in judgements if j.kind in BAD_KINDS}),
+        worst_excess=max(excesses, default=None), findings=causes(judgements), workarounds=(), headroom_bits={},
+        seconds={**run.seconds, **manifest.seconds}, peak_rss_bytes=run.peak_rss, peak_private_bytes=run.peak_private,
+        peak_gpu_bytes=None,
+    )  # fmt: skip
+
+
+def causes(judgements: Sequence[Judgement]) -> tuple[Finding, ...]:
+    """The cause of the first bad call, where judging it already says so; the rest is for probes to find out."""
+    j = next((j for j in judgements if j.kind in BAD_KINDS), None)
+    if j is None or j.cause is None:
+        return ()
+    evidence = {
+        "result-overflow": f"the exact answer itself, up to {j.exact_absmax:,.0f}, is beyond float16 (65,504)",
+        "nan-weights": f"{j.nonfinite} outputs lie in columns whose scales are NaN or infinite",
+    }
+    return (Finding(j.cause, 1.0, (evidence[j.cause],), j.layer),)
+
+
+def verdict(results: Sequence[Result], quantized: int) -> Verdict:
+    """The worst result, in one sentence; the first of equals in the order given."""
+    if not results:
+        return Verdict("incomplete", None, None, None, "Nothing was compared: no backend finished a prompt.")
+    worst = min(results, key=lambda r: SEVERITY.index(r.status))
+    layer = worst.first_bad.layer if worst.first_bad else None
+    if worst.status == "agree":
+        names = list(dict.fromkeys(r.backend for r in results))
+        prompts = len({r.prompt for r in results})
+        summary = (
+            f"All {len(names)} backends agree with the exact answer on every linear judged "
+            f"(compared {min(r.layers.compared for r in results)} of {quantized}, {prompts} "
+            f"prompt{'s' if prompts > 1 else ''})."
+        )
+        return Verdict("agree", None, None, None, summary)
+    return Verdict(worst.status, worst.backend, worst.prompt, layer, sentence(worst, quantized))
+
+
+def _collapsed(result: Result) -> str:
+    if not result.collapsed:
+        return ""
+    if len(set(result.tokens)) == 1:
+        return f" It then writes only token {result.collapse_token}."
+    return f" No logit is finite where it then writes token {result.collapse_token}."
+
+
+def sentence(result: Result, quantized: int) -> str:
+    """What happened, where, and how large it was."""
+    where = f"on {result.backend} (prompt {result.prompt})"
+    bad = result.first_bad
+    collapsed = _collapsed(result)
+    if bad is None:
+        if result.status == "incomplete":
+            return (
+                f"No verdict {where}: compared {result.layers.compared} of {quantized} linears, "
+                f"{len(result.layers.skipped)} skipped with a reason."
+            )
+        if result.status == "nondeterministic":
+            unstable = next((f.layer for f in result.findings if f.layer is not None), None)
+            at = f", first at {unstable}" if unstable else ""
+            more = "more than sums in another order explain"
+            return f"Other outputs {where} for the same input, {more}{at}.{collapsed}"
+        return f"No linear is to blame {where}, yet its output collapsed to token {result.collapse_token}."
+    step = "" if bad.step == 0 else f", decode step {bad.step}"
+    start = f"{bad.layer} is the first layer to break {where}{step}: "
+    if bad.kind == "overflow":
+        count = f"{bad.nonfinite} infinite or NaN output{'s' if bad.nonfinite > 1 else ''}"
+        if any(f.cause == "result-overflow" for f in result.findings):
+            why = f"since the exact answer itself, up to {bad.exact_absmax:,.0f}, is beyond float16"
+            return f"{start}{count}, {why}.{collapsed}"
+        return f"{start}{count} where the exact answer is at most {bad.exact_absmax:,.0f}.{collapsed}"
+    if bad.kind == "nan":
+        return f"{start}{bad.nonfinite} outputs are not finite because the weight's own scales are not.{collapsed}"
+    error, floor = bad.local_l2_rel, bad.noise_floor
+    sizes = f"{error:.2g} where rounding explains {floor:.2g}" if error is not None and floor is not None else "large"
+    return f"{start}its error on its own input is {sizes} (relative l2).{collapsed}"
