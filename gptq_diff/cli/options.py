@@ -1,0 +1,110 @@
+"""The options that several commands share, as types for their signatures: name, help and reading in one place."""
+
+from __future__ import annotations
+
+import enum
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gptq_diff.errors import UsageError
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", re.IGNORECASE | re.ASCII)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_size(value: str | int) -> int:
+    """Bytes in a size such as `2GB`, `512MiB`, `1.5g` or `4096`; GB are 1000^3, GiB 1024^3. An integer is bytes."""
+    text = str(value).strip()
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text!r} is not a size", "Write a number and a unit: 500MB, 2GB, 1.5GiB.")
+    number, unit = match[1], match[2].lower()
+    base = 1024 if unit.endswith("i") else 1000
+    if unit == "i":
+        raise UsageError(f"{text!r} is not a size", "Write a number and a unit: 500MB, 2GB, 1.5GiB.")
+    return int(float(number) * base ** _POWERS[unit.removesuffix("i")])
+
+
+class CaptureMode(str, enum.Enum):
+    """How much of every linear's input and output is kept."""
+
+    STATS = "stats"
+    FULL = "full"
+    AUTO = "auto"
+
+
+Model = Annotated[
+    str,
+    typer.Option("--model", metavar="DIR", help="GPTQ checkpoint: a directory, or a Hub id in the local cache."),
+]
+ReferenceModel = Annotated[
+    str | None,
+    typer.Option(
+        "--reference-model",
+        metavar="DIR",
+        help="Checkpoint that the reference and the judge read, where --model may be damaged.",
+        show_default="--model",
+    ),
+]
+PromptFile = Annotated[
+    str,
+    typer.Option("--prompt-file", metavar="FILE", help="Prompts: .txt, .jsonl, .json, or - for standard input."),
+]
+Backends = Annotated[
+    str | None,
+    typer.Option(
+        "--backends", metavar="A,B@PYTHON", help="What to compare; see gptq-diff backends.", show_default="all usable"
+    ),
+]
+Reference = Annotated[
+    str, typer.Option("--reference", metavar="NAME", help="The backend that the others are compared with.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="RUN", help="Run directory.", show_default="gptq-diff-runs/UTC-TIME-ID"),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")]
+Capture = Annotated[
+    CaptureMode,
+    typer.Option("--capture", help="Tensors to keep: those of bad layers, all of them, or all within the budget."),
+]
+CaptureBudget = Annotated[
+    int,
+    typer.Option("--capture-budget", metavar="SIZE", parser=parse_size, help="Bytes of tensors to keep, such as 2GB."),
+]
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", min=1, help="Tokens to generate; 1 is the prefill alone.")
+]
+Repeats = Annotated[
+    int, typer.Option("--repeats", min=1, help="Run every prompt so often; from 2 on determinism is judged.")
+]
+TeacherForce = Annotated[
+    bool, typer.Option("--teacher-force", help="Feed every backend the reference's tokens while it decodes.")
+]
+System = Annotated[
+    str | None,
+    typer.Option("--system", metavar="TEXT", help="A system message before every prompt."),
+]
+NoChatTemplate = Annotated[
+    bool, typer.Option("--no-chat-template", help="Feed plain prompts as they are, not as a user's message.")
+]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch a Hub id that is not in the local cache.")]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="cpu for the transformers engine; vLLM finds its own."),
+]
+Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=1, help="Time limit of each backend.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of every random number.")]
+AllowSkip = Annotated[
+    bool, typer.Option("--allow-skip", help="End with 0, not 3, where a backend could not run and the others agree.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every layer and every worker's log.")]
+FullHash = Annotated[
+    bool, typer.Option("--full-hash", help="Hash every byte of the checkpoint for its fingerprint, not a sample.")
+]

@@ -1,0 +1,215 @@
+"""The report on a terminal: the verdict, a table of backends, and the layers around the first bad one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from gptq_diff.records import Finding, Judgement, Report, Result
+from gptq_diff.report.cleaned import cleaned
+from gptq_diff.text import one_line
+
+LARGEST = 65504.0
+COLOURS = {
+    "agree": "green",
+    "incomplete": "yellow",
+    "nondeterministic": "yellow",
+    "diverged": "red",
+    "collapsed": "red",
+    "overflow": "bold red",
+    "nan": "bold red",
+}
+STYLE: dict[str, Any] = {
+    "box": box.SIMPLE_HEAD,
+    "show_edge": False,
+    "header_style": "bold",
+    "pad_edge": False,
+    "padding": (0, 1, 0, 0),
+    "title_justify": "left",
+    "caption_justify": "left",
+}
+NEIGHBOURS = 4
+"""Linears shown before and after the first bad one."""
+
+
+def show(
+    console: Console,
+    report: Report,
+    judged: Mapping[tuple[str, str], Sequence[Judgement]],
+    *,
+    every_layer: bool = False,
+) -> None:
+    """Print the whole report. judged: judgements by (backend, prompt), as far as they are stored.
+
+    every_layer: the whole step's linears in place of the neighbours of the first bad one.
+    """
+    worst = worst_result(report)
+    rows = judged.get((worst.backend, worst.prompt), ()) if worst is not None else ()
+    report = cleaned(report, one_line)
+    console.print(backend_table(report, console.width))
+    worst = worst_result(report)
+    if worst is not None and worst.first_bad is not None:
+        table = layer_table(worst, rows, len(rows) if every_layer else NEIGHBOURS)
+        if table is not None:
+            console.print(table)
+    for result in report.results:
+        for finding in result.findings:
+            console.print(Text(_finding(result, finding), style="yellow"))
+    for skipped in report.skipped_backends:
+        log = f" (log: {skipped.log})" if skipped.log else ""
+        console.print(Text(f"skipped {skipped.backend}: {skipped.reason}{log}", style="yellow"))
+    for line in _skipped_layers(report.results):
+        console.print(Text(line, style="yellow"))
+    for line in report.left_out:
+        console.print(Text(line, style="dim"))
+    console.print(verdict_panel(report))
+
+
+def colour(status: str) -> str:
+    """The style of a status."""
+    return COLOURS.get(status, "red")
+
+
+def _finding(result: Result, finding: Finding) -> str:
+    where = f" at {finding.layer}" if finding.layer else ""
+    return f"{result.backend}, {result.prompt}: {finding.cause}{where}: {'; '.join(finding.evidence)}"
+
+
+def verdict_panel(report: Report) -> RenderableType:
+    """One sentence, and who agrees."""
+    verdict = report.verdict
+    lines: list[RenderableType] = [Text(verdict.summary, style=colour(verdict.status))]
+    if verdict.prompt is not None:
+        fine = [r.backend for r in report.results if r.prompt == verdict.prompt and r.status == "agree"]
+        if fine:
+            lines.append(
+                Text(
+                    f"On the same prompt {', '.join(fine)} agree with the exact answer on every linear judged.",
+                    "green",
+                )
+            )
+    return Panel(
+        Group(*lines),
+        title=Text(f"verdict: {verdict.status}"),
+        title_align="left",
+        border_style=colour(verdict.status),
+    )
+
+
+def worst_result(report: Report) -> Result | None:
+    """The result the verdict speaks of."""
+    for result in report.results:
+        if (result.backend, result.prompt) == (report.verdict.backend, report.verdict.prompt):
+            return result
+    return None
+
+
+def backend_table(report: Report, width: int) -> Table:
+    """One row per backend and prompt; what it writes is cut to what `width` columns leave."""
+    table = Table(**STYLE)
+    for name in ("backend", "prompt (tokens)", "status", "first bad linear", "compared", "of limit", "writes"):
+        table.add_column(name, no_wrap=True)
+    rows = [_backend_row(report, r) for r in report.results]
+    taken = [max((len(row[i]) for row in rows), default=0) for i in range(6)]
+    heads = [len(str(column.header)) for column in table.columns]
+    room = max(width - sum(max(pair) for pair in zip(taken, heads)) - 13, 12)
+    for result, row in zip(report.results, rows):
+        cells = [Text(cell) for cell in row[:6]]
+        cells[2].stylize(colour(result.status))
+        table.add_row(*cells, Text(one_line(row[6], room)))
+    table.caption = f"* {report.reference} is the reference; of limit: largest share of the detection threshold reached"
+    return table
+
+
+def _backend_row(report: Report, r: Result) -> tuple[str, ...]:
+    tokens = {p.id: p.tokens for p in report.prompts}
+    status = r.status + (", collapsed" if r.collapsed and r.status != "collapsed" else "")
+    bad = "-" if r.first_bad is None else r.first_bad.layer.removeprefix("model.layers.")
+    if r.first_bad is not None and r.first_bad.step:
+        bad += f" (step {r.first_bad.step})"
+    return (
+        r.backend + ("*" if r.backend == report.reference else ""),
+        f"{r.prompt} ({tokens.get(r.prompt, 0)})",
+        status,
+        bad,
+        f"{r.layers.compared}/{report.model.quantized_linears}",
+        "-" if r.worst_excess is None else f"{r.worst_excess:.2g}",
+        r.text if r.text is not None else " ".join(map(str, r.tokens)),
+    )
+
+
+def layer_table(result: Result, judgements: Sequence[Judgement], around: int = NEIGHBOURS) -> Table | None:
+    """The linears around the first bad one, in order of execution, with magnitudes as bars up to 65504.
+
+    None where their judgements are not stored.
+    """
+    bad = result.first_bad
+    assert bad is not None
+    step = [j for j in judgements if j.step == bad.step]
+    near = [j for j in step if abs(j.index - bad.index) <= around]
+    if not near:
+        return None
+    span = f"linears {near[0].index} to {near[-1].index} of {len(step)} in step {bad.step}"
+    title = Text(f"{result.backend}, prompt {result.prompt}: {span}")
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("linear", "largest input", "exact y", "own error", "explained", "inherited", ""):
+        table.add_column(name, no_wrap=True)
+    for j in near:
+        broken = j.kind in {"overflow", "nan", "diverged"}
+        table.add_row(
+            Text(one_line(j.layer)), _magnitude(j.input_absmax), _magnitude(j.exact_absmax), _number(j.local_l2_rel),
+            _number(j.noise_floor), _number(j.inherited_l2_rel), Text(_note(j), style="bold red" if broken else "dim"),
+            style="bold" if j.index == bad.index else None,
+        )  # fmt: skip
+    return table
+
+
+def _note(j: Judgement) -> str:
+    if j.kind == "ok":
+        return f"{j.inherited_rows} of {j.rows} rows lost" if j.inherited_rows else ""
+    if j.kind == "inherited":
+        return "input lost"
+    return f"{j.kind}: {j.nonfinite} inf/NaN" if j.nonfinite else j.kind
+
+
+def _magnitude(value: float, width: int = 4) -> Text:
+    """A number and its place on a log scale from 2^-8 to 65504, as a bar."""
+    share = 0.0 if value <= 0 else (math.log2(value) + 8) / (math.log2(LARGEST) + 8)
+    share = min(max(share, 0.0), 1.0)
+    eighths = round(share * width * 8)
+    bar = "█" * (eighths // 8) + (" ▏▎▍▌▋▊▉"[eighths % 8] if eighths % 8 else "")
+    style = "red" if share > 0.9 else "yellow" if share > 0.75 else "cyan"
+    return Text.assemble(f"{_short(value):>9} ", (bar.ljust(width), style))
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
+
+
+def _skipped_layers(results: Sequence[Result]) -> list[str]:
+    """Why linears were not compared: one line per backend, prompt and reason."""
+    lines = []
+    for r in results:
+        reasons: dict[str, int] = {}
+        for layer in r.layers.skipped:
+            reasons[layer.reason] = reasons.get(layer.reason, 0) + 1
+        lines += [f"{r.backend}, {r.prompt}: {n} linears not compared: {why}" for why, n in reasons.items()]
+    return lines

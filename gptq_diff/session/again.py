@@ -1,0 +1,81 @@
+"""Comparing a finished capture again: with the checkpoint where there is one, else from what was stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Callable
+
+from gptq_diff.capture.run_dir import RunDir
+from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint, resolve_model
+from gptq_diff.errors import CheckpointError, GptqDiffError, UsageError
+from gptq_diff.records import ModelInfo, Report
+from gptq_diff.report.json_report import read_report
+from gptq_diff.session.asked import RunRecord
+from gptq_diff.session.compare_run import judge_run, report_run
+from gptq_diff.session.decode import Decoder
+from gptq_diff.session.main_job import write
+from gptq_diff.session.unfinished import CAPTURED, alone_with, as_far_as_it_came
+
+
+def compare_again(
+    root: Path, model: str | None, reference_model: str | None, *, allow_skip: bool, say: Callable[[str], None]
+) -> Report:
+    """Judge again what tensors are there; a checkpoint given by hand must be the one of the run."""
+    run = RunDir.open_finished(root)
+    with alone_with(run):
+        record = RunRecord.from_json(run.run())
+        if record.state not in CAPTURED:
+            say("this run was interrupted: what is whole is judged, and the rest is named below")
+        record = as_far_as_it_came(run, record)
+        record = replace(record, allow_skip=record.allow_skip or allow_skip)
+        loaded, judge = _checkpoints(record, model, reference_model)
+        if isinstance(loaded, Checkpoint) and isinstance(judge, Checkpoint):
+            fresh, calls = judge_run(run, record, judge, loaded, lambda *_: None)
+            if fresh < calls:
+                say(f"{calls - fresh} of {calls} kernel calls keep their stored judgement: their tensors were left out")
+        else:
+            why = loaded if isinstance(loaded, str) else judge
+            say(f"nothing is judged again, stored judgements are used: {why}; give --model DIR where it lies")
+        tokenizer = loaded.path if isinstance(loaded, Checkpoint) else None
+        report = report_run(run, record, Decoder(tokenizer, _earlier_texts(root)))
+        return write(run, replace(record, state="finished" if record.state in CAPTURED else "interrupted"), report)
+
+
+def _checkpoints(
+    record: RunRecord, model: str | None, reference_model: str | None
+) -> tuple[Checkpoint | str, Checkpoint | str]:
+    """What the backends loaded and what the judge reads; in place of one that is not there, why."""
+    loaded = _find(model, record.model, "--model", full=record.full_hash)
+    if record.reference_model is None:
+        if reference_model is not None:
+            raise UsageError("this run had no --reference-model", "leave it out")
+        return loaded, loaded
+    return loaded, _find(reference_model, record.reference_model, "--reference-model", full=record.full_hash)
+
+
+def _find(given: str | None, known: ModelInfo, option: str, *, full: bool) -> Checkpoint | str:
+    """The checkpoint of the run: where the user says, or where it was; there it may be gone or changed since."""
+    if given is not None:
+        found = open_checkpoint(resolve_model(given))
+        if found.fingerprint(full) != known.fingerprint:
+            raise UsageError(
+                f"{option} {given} is not the checkpoint of this run: its fingerprint differs",
+                f"the run used {known.path}; give a copy of it",
+            )
+        return found
+    try:
+        found = open_checkpoint(Path(known.path))
+        fingerprint = found.fingerprint(full)
+    except CheckpointError as e:
+        return str(e) if Path(known.path).is_dir() else f"the checkpoint {known.path} is not here"
+    return found if fingerprint == known.fingerprint else f"the checkpoint {known.path} is another one than in this run"
+
+
+def _earlier_texts(root: Path) -> dict[tuple[int, ...], str]:
+    """What an earlier report says the ids mean, for machines without the tokenizer."""
+    try:
+        report = read_report(root / "report.json")
+    except GptqDiffError:
+        return {}
+    return {r.tokens: r.text for r in report.results if r.text is not None}

@@ -1,0 +1,125 @@
+"""What a user asked of one run, checked, and the record of it in run.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gptq_diff.errors import CannotJudge
+from gptq_diff.memory import NOTHING, MemoryUse
+from gptq_diff.records import ModelInfo, Prompt
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One backend to run: a preset with the interpreter that runs it."""
+
+    name: str
+    engine: str
+    kernel: str
+    dtype: str
+    python: str
+    route: str = ""
+
+    @property
+    def load(self) -> tuple[str, str, str, str]:
+        """Backends of which this is equal share one load of the engine."""
+        return (self.engine, self.dtype, self.python, self.route)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Everything `run` needs, after all checks of the input.
+
+    model, reference_model: directories; the reference and the judge read the second.
+    backends: in the order of the report, the reference included. timeout: seconds a backend; None is no limit.
+    capture: "auto", "full" or "stats"; capture_budget in bytes.
+    """
+
+    model: Path
+    reference_model: Path
+    prompts: tuple[Prompt, ...]
+    backends: tuple[Backend, ...]
+    reference: str
+    capture: str = "auto"
+    capture_budget: int = 2_000_000_000
+    max_new_tokens: int = 8
+    repeats: int = 1
+    teacher_force: bool = False
+    device: str = "cpu"
+    timeout: float | None = None
+    seed: int = 0
+    threads: int = 0
+    trust_remote_code: bool = False
+    allow_skip: bool = False
+    full_hash: bool = False
+
+
+@dataclass(frozen=True)
+class BackendRecord:
+    """What became of one backend, as run.json keeps it; log is relative to the run directory."""
+
+    name: str
+    engine: str
+    kernel: str
+    dtype: str
+    python: str
+    log: str = ""
+    failure: str | None = None
+    finished: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory: MemoryUse = NOTHING
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """run.json: what was asked, on what, and what became of it.
+
+    state: "running" until every backend has ended, then "captured", then "finished"; "interrupted" after Ctrl-C.
+    quantized: every quantised linear of the checkpoint; not_read: those the reader leaves out, with the reason.
+    left_out: what --capture dropped, in words. full_hash: the fingerprints are over every byte.
+    """
+
+    schema_version: int
+    gptq_diff: str
+    created: str
+    state: str
+    model: ModelInfo
+    reference_model: ModelInfo | None
+    environment: dict[str, str | None]
+    reference: str
+    backends: tuple[BackendRecord, ...]
+    quantized: tuple[str, ...]
+    not_read: dict[str, str]
+    capture: str
+    capture_budget: int
+    repeats: int
+    teacher_force: bool
+    allow_skip: bool
+    left_out: tuple[str, ...] = ()
+    full_hash: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(raw: dict[str, Any]) -> RunRecord:
+        """From what `to_json` gave; CannotJudge for anything else."""
+        try:
+            values = dict(raw)
+            values["model"] = ModelInfo(**raw["model"])
+            values["reference_model"] = ModelInfo(**raw["reference_model"]) if raw["reference_model"] else None
+            values["backends"] = tuple(
+                BackendRecord(**{**b, "finished": tuple(b["finished"]), "memory": MemoryUse(**b["memory"])})
+                for b in raw["backends"]
+            )
+            for key in ("quantized", "left_out"):
+                values[key] = tuple(raw[key])
+            return RunRecord(**values)
+        except (KeyError, TypeError, ValueError) as e:
+            raise CannotJudge(
+                f"run.json is damaged, or of another version of gptq-diff: {e}", "run the capture again"
+            ) from e

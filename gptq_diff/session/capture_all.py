@@ -1,0 +1,122 @@
+"""The first half of the main job: every backend through its worker, captures on disk, run.json kept true."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import platformdirs
+
+import gptq_diff
+from gptq_diff.capture.run_dir import RunDir
+from gptq_diff.checkpoint.reader import Checkpoint
+from gptq_diff.environment import environment
+from gptq_diff.jobs import Job, WorkerSpec
+from gptq_diff.launch import Listener, Load, Outcome, run_load
+from gptq_diff.records import ModelInfo
+from gptq_diff.session.asked import Asked, Backend, BackendRecord, RunRecord
+from gptq_diff.stage import stage_package
+
+NOTHING_TO_FORCE = "not run: --teacher-force feeds it the reference's ids, and the reference did not finish"
+
+
+def cache_dir() -> Path:
+    """The user's cache directory for this tool."""
+    return Path(platformdirs.user_cache_dir("gptq-diff"))
+
+
+def start_record(asked: Asked, model: Checkpoint, judge: Checkpoint) -> RunRecord:
+    """run.json before anything has run."""
+    return RunRecord(
+        schema_version=1, gptq_diff=gptq_diff.__version__,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        state="running", model=_info(model, full_hash=asked.full_hash),
+        reference_model=_info(judge, full_hash=asked.full_hash) if judge is not model else None,
+        environment=environment(), reference=asked.reference,
+        backends=tuple(BackendRecord(b.name, b.engine, b.kernel, b.dtype, b.python) for b in asked.backends),
+        quantized=tuple(s.name for s in judge.layers) + tuple(s.name for s in judge.skipped),
+        not_read={s.name: s.reason for s in judge.skipped}, capture=asked.capture,
+        capture_budget=asked.capture_budget, repeats=asked.repeats, teacher_force=asked.teacher_force,
+        allow_skip=asked.allow_skip, full_hash=asked.full_hash,
+    )  # fmt: skip
+
+
+def _info(checkpoint: Checkpoint, *, full_hash: bool) -> ModelInfo:
+    return replace(checkpoint.info(), fingerprint=checkpoint.fingerprint(full=full_hash))
+
+
+def loads_of(asked: Asked) -> list[list[Backend]]:
+    """Backends that can share one load of an engine, the reference's load first."""
+    first = [b for b in asked.backends if b.name == asked.reference]
+    rest = sorted((b for b in asked.backends if b.name != asked.reference), key=lambda b: b.load)
+    groups = [list(g) for _, g in itertools.groupby(rest, key=lambda b: b.load)]
+    return [*([first] if first else []), *groups]
+
+
+def capture_all(asked: Asked, run: RunDir, record: RunRecord, listen: Listener) -> RunRecord:
+    """Run every load; run.json is rewritten after each, so an interrupted run says how far it came."""
+    run.write_run(record.to_json())
+    run.write_prompts(asked.prompts)
+    staged = stage_package(cache_dir())
+    forced: dict[str, tuple[int, ...]] = {}
+    try:
+        for backends in loads_of(asked):
+            if asked.teacher_force and backends[0].name != asked.reference and len(forced) < len(asked.prompts):
+                outcomes = [Outcome(b.name, failure=NOTHING_TO_FORCE) for b in backends]
+            else:
+                outcomes = run_load(_load(asked, run, staged, backends, forced), listen)
+            record = _with_outcomes(record, outcomes, run.log(backends[0].name).relative_to(run.root))
+            run.write_run(record.to_json())
+            if asked.teacher_force and backends[0].name == asked.reference:
+                whole = [p.id for p in asked.prompts if p.id in outcomes[0].finished]
+                forced = {p: run.reader(asked.reference, p).manifest.tokens for p in whole}
+    except BaseException:
+        run.write_run(replace(record, state="interrupted").to_json())
+        raise
+    record = replace(record, state="captured")
+    run.write_run(record.to_json())
+    return record
+
+
+def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forced: dict[str, tuple[int, ...]]) -> Load:
+    """One worker's spec: backend by backend, prompt by prompt, repeat by repeat."""
+    jobs = tuple(
+        Job(
+            backend=b.name, kernel=b.kernel, prompt=p.id, token_ids=p.token_ids,
+            max_new_tokens=asked.max_new_tokens, forced=forced.get(p.id), repeat=repeat,
+            out=str(run.capture(b.name, p.id, repeat).absolute()),
+        )
+        for b in backends for p in asked.prompts for repeat in range(1, asked.repeats + 1)
+    )  # fmt: skip
+    first = backends[0]
+    model = asked.reference_model if first.name == asked.reference else asked.model
+    spec = WorkerSpec(
+        engine=first.engine, model=str(model), dtype=first.dtype, device=asked.device,
+        trust_remote_code=asked.trust_remote_code, threads=asked.threads, seed=asked.seed, events="",
+        parent=os.getpid(), jobs=jobs, route=first.route,
+    )  # fmt: skip
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "NUMBA_CACHE_DIR": str(cache_dir() / "numba"),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return Load(Path(first.python), staged, run.log(first.name).absolute(), asked.timeout, environment, spec)
+
+
+def _with_outcomes(record: RunRecord, outcomes: list[Outcome], log: Path) -> RunRecord:
+    known = {o.backend: o for o in outcomes}
+
+    def update(b: BackendRecord) -> BackendRecord:
+        o = known.get(b.name)
+        if o is None:
+            return b
+        return replace(
+            b, failure=o.failure, finished=tuple(o.finished), versions=o.versions, seconds=o.seconds,
+            memory=o.memory, log=str(log),
+        )  # fmt: skip
+
+    return replace(record, backends=tuple(update(b) for b in record.backends))

@@ -1,0 +1,81 @@
+"""The second half of the main job: judge what was captured and say what it means. Works on a finished run, anywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Callable
+
+import gptq_diff
+from gptq_diff.capture.run_dir import RunDir
+from gptq_diff.capture.store import CaptureReader
+from gptq_diff.compare.judge_run import Key, judge_captures, open_captures
+from gptq_diff.compare.results import BackendRun, make_result, verdict
+from gptq_diff.judged_file import read_judged, write_judged
+from gptq_diff.records import Judgement, PromptInfo, Report, Result, SkippedBackend
+from gptq_diff.report.cleaned import cleaned
+from gptq_diff.session.asked import BackendRecord, RunRecord
+from gptq_diff.session.decode import Decoder
+from gptq_diff.session.determinism import settle
+
+if TYPE_CHECKING:
+    from gptq_diff.checkpoint.reader import Checkpoint
+
+
+def finished_captures(record: RunRecord, run: RunDir) -> list[Key]:
+    """(backend, prompt) of every capture that is whole, in the report's order."""
+    prompts = [p.id for p in run.prompts()]
+    return [(b.name, p) for b in record.backends for p in prompts if p in b.finished]
+
+
+def judge_run(
+    run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint, progress: Callable[[int, int], None]
+) -> tuple[int, int]:
+    """Judge every kept tensor and store the judgements; a pruned capture keeps the judgements it had.
+
+    Returns how many kernel calls were judged, and how many there were.
+    """
+    captures = open_captures(run, finished_captures(record, run), record.reference)
+    judged = judge_captures(captures, judge, loaded, progress)
+    for key, fresh in judged.items():
+        merged = {(j.step, j.layer): j for j in read_judged(run.judged(*key))}
+        merged.update({(j.step, j.layer): j for j in fresh})
+        write_judged(run.judged(*key), sorted(merged.values(), key=lambda j: (j.step, j.index)))
+        captures[key].reader.close()
+    calls = sum(len(places) for captured in captures.values() for places in captured.places.values())
+    return sum(map(len, judged.values())), calls
+
+
+def report_run(run: RunDir, record: RunRecord, decoder: Decoder) -> Report:
+    """The report of a judged run; needs no weights."""
+    prompts = run.prompts()
+    readers = {key: run.reader(*key) for key in finished_captures(record, run)}
+    backends = {b.name: b for b in record.backends}
+    results = []
+    for (backend, prompt), reader in readers.items():
+        is_reference = backend == record.reference
+        reference = None if is_reference else readers.get((record.reference, prompt))
+        judgements = read_judged(run.judged(backend, prompt))
+        result = _result(record, backends[backend], reader, reference, judgements, decoder, is_reference=is_reference)
+        results.append(settle(result, run, backends[backend].finished, judgements))
+    for reader in readers.values():
+        reader.close()
+    return cleaned(Report(
+        schema_version=1, gptq_diff=gptq_diff.__version__, created=record.created, model=record.model,
+        reference_model=record.reference_model, environment=record.environment, reference=record.reference,
+        prompts=tuple(PromptInfo(p.id, p.tokens, p.sha256) for p in prompts),
+        verdict=verdict(results, len(record.quantized)), results=tuple(results),
+        skipped_backends=tuple(
+            SkippedBackend(b.name, b.failure, b.log) for b in record.backends if b.failure is not None
+        ),
+        left_out=record.left_out, allow_skip=record.allow_skip,
+    ))  # fmt: skip
+
+
+def _result(
+    record: RunRecord, backend: BackendRecord, reader: CaptureReader, reference: CaptureReader | None,
+    judgements: list[Judgement], decoder: Decoder, *, is_reference: bool,
+) -> Result:  # fmt: skip
+    about = BackendRun(backend.engine, backend.versions, backend.seconds, backend.memory.rss, backend.memory.private)
+    text = decoder.text(reader.manifest.tokens)
+    return make_result(
+        reader, reference, judgements, record.quantized, about, text, record.not_read, is_reference=is_reference
+    )

@@ -1,0 +1,54 @@
+"""The main job in one place: capture, judge, report. Everything else in this package serves these lines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+from gptq_diff.capture.run_dir import RunDir
+from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint
+from gptq_diff.records import Report
+from gptq_diff.report.json_report import write_report
+from gptq_diff.session.asked import Asked, RunRecord
+from gptq_diff.session.capture_all import capture_all, start_record
+from gptq_diff.session.compare_run import judge_run, report_run
+from gptq_diff.session.decode import Decoder
+from gptq_diff.session.keep import keep_what_was_asked
+
+
+class Watcher(Protocol):
+    """Is told what happens while it happens."""
+
+    def worker(self, backend: str, event: dict[str, Any]) -> None:
+        """An event of a backend's worker."""
+
+    def judging(self, done: int, total: int) -> None:
+        """That many linears have been judged."""
+
+
+def run_job(asked: Asked, run: RunDir, watcher: Watcher) -> Report:
+    """Capture every backend, judge every linear, write report.json."""
+    with open_checkpoint(asked.model, trust_remote_code=asked.trust_remote_code) as model:
+        judge = model
+        if asked.reference_model != asked.model:
+            judge = open_checkpoint(asked.reference_model, trust_remote_code=asked.trust_remote_code)
+        record = start_record(asked, model, judge)
+        record = capture_all(asked, run, record, watcher.worker)
+        return compare_and_write(run, record, judge, model, watcher)
+
+
+def compare_and_write(
+    run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint, watcher: Watcher
+) -> Report:
+    """Judge, report, keep of the tensors what --capture asks for; in this order, since repeats are told by tensors."""
+    judge_run(run, record, judge, loaded, watcher.judging)
+    report = report_run(run, record, Decoder(loaded.path))
+    left_out = keep_what_was_asked(run, record)
+    return write(run, replace(record, left_out=left_out, state="finished"), replace(report, left_out=left_out))
+
+
+def write(run: RunDir, record: RunRecord, report: Report) -> Report:
+    """report.json, then run.json in its last state."""
+    write_report(report, run.root / "report.json")
+    run.write_run(record.to_json())
+    return report

@@ -1,0 +1,122 @@
+"""From what the user typed to a checked `Asked`: every input error is found here, before anything runs."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint, resolve_model
+from gptq_diff.errors import UsageError
+from gptq_diff.presets import BackendRequest, default_requests, parse_backends, preset_named, usable
+from gptq_diff.prompts import read_prompt_file, tokenise
+from gptq_diff.records import Prompt
+from gptq_diff.session.asked import Asked, Backend
+from gptq_diff.session.same_shape import check_same_shape
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Where prompts come from and how they are worded: --prompt-file, --system, --no-chat-template."""
+
+    file: str
+    system: str | None
+    chat_template: bool
+
+
+def prepare_model(model: str, *, download: bool) -> Path:
+    """The directory of --model."""
+    return resolve_model(model, download).absolute()
+
+
+def prepare_prompts(source: PromptSource, stdin: BinaryIO, checkpoint: Checkpoint) -> tuple[Prompt, ...]:
+    """The prompts of --prompt-file as token ids of this checkpoint."""
+    entries = read_prompt_file(source.file, stdin)
+    return tokenise(
+        entries, checkpoint.path, system=source.system, chat_template=source.chat_template,
+        trust_remote_code=checkpoint.trust_remote_code, vocab_size=_number(checkpoint.config, "vocab_size") or 2**31,
+        context_length=_number(checkpoint.config, "max_position_embeddings"),
+    )  # fmt: skip
+
+
+def _number(config: Mapping[str, object], key: str) -> int | None:
+    """A whole number of config.json, or of its text_config (multimodal wrappers)."""
+    value = config.get(key)
+    inner = config.get("text_config")
+    if value is None and isinstance(inner, Mapping):
+        value = inner.get(key)
+    return value if isinstance(value, int) else None
+
+
+def prepare_backends(names: str | None, reference: str) -> tuple[Backend, ...]:
+    """The backends of --backends, the reference put first where the list leaves it out."""
+    requests = parse_backends(names) if names is not None else default_requests()
+    if reference not in {r.preset.name for r in requests}:
+        requests = (BackendRequest(preset_named(reference)), *requests)
+    return tuple(_backend(r) for r in requests)
+
+
+def _backend(request: BackendRequest) -> Backend:
+    preset = request.preset
+    if request.python is None:
+        support = usable(preset)
+        if not support.ok:
+            raise UsageError(f"the backend {preset.name} cannot run here: {support.reason}", "see `gptq-diff backends`")
+    python = interpreter(request.python)
+    return Backend(preset.name, preset.engine, preset.kernel, preset.dtype, str(python), preset.route)
+
+
+def interpreter(named: str | None) -> Path:
+    """The Python to run a worker under: our own, a path to one, or an environment's directory."""
+    if named is None:
+        return Path(sys.executable)
+    path = Path(named).expanduser()
+    inside = path / "bin" / "python"
+    if inside.exists():
+        return inside.absolute()
+    if path.is_file():
+        return path.absolute()
+    found = shutil.which(named)
+    if found is None:
+        raise UsageError(f"there is no Python interpreter {named!r}", "give the path of one, or of its environment")
+    return Path(found).absolute()
+
+
+def _check_numbers(settings: Mapping[str, object]) -> None:
+    """What the options' own limits let through."""
+    timeout, seed = settings.get("timeout"), settings.get("seed")
+    if isinstance(timeout, float) and math.isnan(timeout):
+        raise UsageError("--timeout is not a number of seconds", "leave it out, or give a number such as 600")
+    if isinstance(seed, int) and seed >= 2**63:
+        raise UsageError(f"--seed {seed} is too large", "give a number below 2^63")
+
+
+def prepare(
+    model: Path, reference_model: Path | None, source: PromptSource, stdin: BinaryIO, backends: str | None,
+    reference: str, *, trust_remote_code: bool, **settings: object,
+) -> Asked:  # fmt: skip
+    """Check everything and put it together; settings are further fields of Asked."""
+    _check_numbers(settings)
+    chosen = prepare_backends(backends, reference)
+    with open_checkpoint(model, trust_remote_code=trust_remote_code) as checkpoint:
+        if checkpoint.needs_remote_code and not trust_remote_code:
+            raise UsageError(
+                f"the model {model} brings code of its own (auto_map in config.json)",
+                "read it, then --trust-remote-code",
+            )
+        if not checkpoint.layers:
+            raise UsageError(
+                f"the model {model} has no quantised linear that can be read", "see `gptq-diff model inspect`"
+            )
+        if reference_model is not None:
+            with open_checkpoint(reference_model, trust_remote_code=trust_remote_code) as reference_checkpoint:
+                check_same_shape(checkpoint, reference_checkpoint)
+        prompts = prepare_prompts(source, stdin, checkpoint)
+    return Asked(
+        model=model, reference_model=reference_model or model, prompts=prompts, backends=chosen, reference=reference,
+        trust_remote_code=trust_remote_code, **settings,  # type: ignore[arg-type]
+    )  # fmt: skip
