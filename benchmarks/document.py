@@ -1,0 +1,70 @@
+"""Put the measured figures into docs/performance.md, between its marks: `python -m benchmarks.document`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks.run import RESULTS
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+
+
+def main() -> None:
+    """Fill in what has results; leave the rest as it is."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name, table in (("cpu", cpu), ("memory", memory)):
+        results = RESULTS / f"{name}.json"
+        if results.exists():
+            text = filled(text, name, table(json.loads(results.read_text(encoding="utf-8"))))
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def filled(text: str, name: str, table: str) -> str:
+    """The text with what stands between the marks of that name replaced; ValueError where they are missing."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, found, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found and found_end):
+        raise ValueError(f"the page has no marks {begin.strip()} and {end}")
+    return f"{before}{begin}{table}{end}{after}"
+
+
+def measured_on(machine: dict[str, object]) -> str:
+    """One sentence."""
+    return (
+        "Measured {date} on {cpu}, {cores} cores, {memory_gib} GiB; Python {python}, torch {torch}, numba {numba}, "
+        "OMP_WAIT_POLICY {omp_wait_policy}, GOMP_SPINCOUNT {gomp_spincount}. "
+        "Load average {load_average_before} before, {load_average_after} after.\n\n"
+    ).format_map({"gomp_spincount": "default", **machine})
+
+
+def cpu(results: dict) -> str:
+    """Every figure with the command that measures it."""
+    lines = [
+        "| figure | value | required | | beside it | `python -m benchmarks.run --only` |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, figures in results["figures"].items():
+        for f in figures:
+            required = f">= {f['least']:g}" if f["least"] is not None else f"<= {f['most']:g}" if f["most"] else ""
+            value = f"{f['value']:.3g} {f['unit']}"
+            lines.append(f"| {f['what']} | {value} | {required} | {f['verdict']} | {f['note']} | `{name}` |")
+    return measured_on(results["machine"]) + "\n".join(lines) + "\n"
+
+
+def memory(results: dict) -> str:
+    """One line a slice; sizes in GiB, times in seconds."""
+    lines = [
+        "| blocks | checkpoint | worker | judging | both at one moment | load | generate | judge | wall |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for s in results["slices"]:
+        sizes = [f"{s[k] / 2**30:.2f}" for k in ("checkpoint_bytes", "worker_bytes", "judging_bytes", "together_bytes")]
+        times = [f"{s[k]:.1f}" for k in ("load_seconds", "generate_seconds", "judge_seconds", "wall_seconds")]
+        lines.append(f"| {s['blocks']} | {' | '.join(sizes + times)} |")
+    return measured_on(results["machine"]) + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

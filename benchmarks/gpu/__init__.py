@@ -1,0 +1,1 @@
+"""What needs a GPU with vLLM: scripts that print figures and write them as JSON."""

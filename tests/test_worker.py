@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gptq_diff import worker
+from gptq_diff.capture.store import CaptureReader
+from gptq_diff.engines.base import Engine, Generation
+from gptq_diff.jobs import EventReader, Events, Job, WorkerSpec
+from gptq_diff.launch import Load, Outcome, run_load
+from gptq_diff.stage import stage_package
+
+PROMPTS = {"short": (509, 5, 6, 7), "long": tuple(range(100, 160))}
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """worker.main sets the number of threads of this process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def spec_of(model: Path, folder: Path, *kernels: str, prompts: tuple[str, ...] = ("short",)) -> WorkerSpec:
+    """Backends are named after their kernels."""
+    jobs = tuple(Job(k, k, p, PROMPTS[p], 3, None, str(folder / "captures" / k / p)) for k in kernels for p in prompts)
+    return WorkerSpec(
+        "transformers", str(model), "float16", "cpu", False, 1, 0, str(folder / "events"), os.getppid(), jobs
+    )
+
+
+def run_main(spec: WorkerSpec, folder: Path) -> tuple[int, list[dict[str, Any]]]:
+    """The worker's status and events, in this process."""
+    spec.write(folder / "spec.json")
+    code = worker.main([str(folder / "spec.json")])
+    return code, EventReader(Path(spec.events)).new()
+
+
+def test_every_job_leaves_a_whole_capture(tiny_model: Path, tmp_path: Path) -> None:
+    """One load, two kernels, two prompts: four captures with all linears, and events in order."""
+    spec = spec_of(tiny_model, tmp_path, "fp16", "exact", prompts=("short", "long"))
+    code, events = run_main(spec, tmp_path)
+    assert code == 0
+    assert [e["event"] for e in events if e["event"] != "step"] == ["loaded", *["job", "done"] * 4, "end"]
+    assert [e["job"] for e in events if e["event"] == "done"] == [0, 1, 2, 3]
+    assert {e["layers"] for e in events if e["event"] == "job"} == {28}
+    assert events[0]["versions"]["torch"] == torch.__version__
+    for job in spec.jobs:
+        reader = CaptureReader(Path(job.out))
+        manifest = reader.manifest
+        assert (manifest.backend, manifest.prompt) == (job.backend, job.prompt)
+        assert len(manifest.order) == len(manifest.kernels) == 28
+        assert set(manifest.kernels.values()) == {job.kernel}
+        assert manifest.skipped == {}
+        assert manifest.steps == len(manifest.tokens) == 3
+        assert reader.tensor(0, manifest.order[0], "in").shape[0] == len(job.token_ids)
+        assert reader.tensor(2, manifest.order[-1], "out").shape[0] == 1
+        assert len(list(reader.stats())) == 3 * 28
+        assert int(reader.first_logits().argmax()) == manifest.tokens[0]
+
+
+def test_forced_ids_are_recorded(tiny_model: Path, tmp_path: Path) -> None:
+    """A capture says whether it was fed the reference's ids."""
+    spec = spec_of(tiny_model, tmp_path, "fp16")
+    spec = replace(spec, jobs=(replace(spec.jobs[0], forced=(4, 5)),))
+    assert run_main(spec, tmp_path)[0] == 0
+    manifest = CaptureReader(Path(spec.jobs[0].out)).manifest
+    assert manifest.forced
+    assert manifest.steps == 2
+
+
+def test_progress_is_told_but_not_too_often(tiny_model: Path, tmp_path: Path) -> None:
+    """Steps name the layer reached; there are fewer than one in 0.1 s, and one at least."""
+    _, events = run_main(spec_of(tiny_model, tmp_path, "fp16"), tmp_path)
+    steps = [e for e in events if e["event"] == "step"]
+    assert steps[0]["layer"].startswith("model.layers.")
+    assert all(b["time"] - a["time"] > 0.09 for a, b in zip(steps, steps[1:]))
+
+
+def test_an_expected_error_is_an_event_with_its_exit_code(tiny_model: Path, tmp_path: Path) -> None:
+    """The second kernel does not exist: the first capture stands, the error says which name."""
+    code, events = run_main(spec_of(tiny_model, tmp_path, "fp16", "marlin"), tmp_path)
+    assert code == 3
+    assert (events[-1]["event"], events[-1]["message"]) == ("error", "there is no kernel called 'marlin'")
+    assert CaptureReader(tmp_path / "captures" / "fp16" / "short").manifest.steps == 3
+
+
+def test_an_unknown_engine_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
+    """Named, before anything is loaded."""
+    code, events = run_main(replace(spec_of(tiny_model, tmp_path, "fp16"), engine="tensorrt"), tmp_path)
+    assert code == 3
+    assert [e["event"] for e in events] == ["error"]
+    assert "'tensorrt'" in events[0]["message"]
+
+
+def test_a_missing_module_is_named_with_its_interpreter(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Even when it is first needed in the middle of a job; the log has the traceback."""
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    code, events = run_main(spec_of(tiny_model, tmp_path, "fp16"), tmp_path)
+    assert code == 3
+    assert events[-1]["message"] == f"the interpreter {sys.executable} has no module 'safetensors.torch'"
+    assert "install safetensors.torch" in events[-1]["hint"]
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_capture_directory_that_cannot_be_written_is_one_sentence(tiny_model: Path, tmp_path: Path) -> None:
+    """With the path and the reason."""
+    spec = spec_of(tiny_model, tmp_path, "fp16")
+    (tmp_path / "captures").write_text("a file in the way")
+    code, events = run_main(spec, tmp_path)
+    assert code == 3
+    assert events[-1]["message"] == f"{spec.jobs[0].out} cannot be written: Not a directory"
+
+
+def test_a_linear_that_does_not_run_ends_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that bypasses the tap on one layer must not leave a capture that looks whole."""
+
+    class Bypassing(Engine):
+        skipped: dict[str, str] = {}
+        tapped = frozenset(("a", "b"))
+
+        def use_kernel(self, name: str) -> None:
+            pass
+
+        def versions(self) -> dict[str, str]:
+            return {}
+
+        def generate(self, token_ids: tuple[int, ...], *, max_new_tokens: int, forced: Any, tap: Any) -> Generation:
+            tap.begin_step(0)
+            tap.record("a", torch.ones(1, 2), torch.ones(1, 3), "fast")
+            tap.end_step()
+            raise AssertionError("the tap did not notice")
+
+    monkeypatch.setattr(worker, "load_engine", lambda spec: Bypassing())
+    spec = spec_of(tmp_path, tmp_path, "fp16")
+    code, events = run_main(spec, tmp_path)
+    assert code == 3
+    assert events[-1]["message"] == "1 of 2 quantised linears did not run in step 0, the first is b"
+    assert not (Path(spec.jobs[0].out) / "manifest.json").exists()
+
+
+def test_an_unexpected_error_is_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on as a traceback, for the log."""
+
+    def broken(spec: WorkerSpec, events: Events) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(worker, "work", broken)
+    spec = spec_of(tmp_path, tmp_path, "fp16")
+    spec.write(tmp_path / "spec.json")
+    with pytest.raises(RuntimeError):
+        worker.main([str(tmp_path / "spec.json")])
+    assert EventReader(Path(spec.events)).new() == []
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One staged package for all, so that what numba compiles is found there the second time."""
+    return stage_package(tmp_path_factory.mktemp("staged"))
+
+
+def load_of(spec: WorkerSpec, folder: Path, staged: Path, python: str | Path = sys.executable) -> Load:
+    return Load(Path(python), staged, folder / "log", 120, {}, spec)
+
+
+def outcomes(load: Load) -> dict[str, Outcome]:
+    return {o.backend: o for o in run_load(load, lambda backend, event: None)}
+
+
+def test_end_to_end_in_a_process_of_its_own(tiny_model: Path, tmp_path: Path, staged: Path) -> None:
+    """The real worker under the launcher: a kernel that does not exist costs its own backend; memory is known."""
+    found = outcomes(load_of(spec_of(tiny_model, tmp_path, "fp16", "marlin"), tmp_path, staged))
+    assert found["marlin"].failure == "there is no kernel called 'marlin'; see `gptq-diff backends`"
+    assert found["fp16"].failure is None
+    assert found["fp16"].finished == ["short"]
+    assert CaptureReader(tmp_path / "captures" / "fp16" / "short").manifest.steps == 3
+    assert found["fp16"].versions["torch"] == torch.__version__
+    assert found["fp16"].memory.private is not None and found["fp16"].memory.private > 10**7
+
+
+LIMITED = """#!/bin/sh
+ulimit {option} {value}
+exec {python} "$@"
+"""
+
+
+def limited(folder: Path, option: str, value: int) -> Path:
+    """Our interpreter under a limit of the shell's."""
+    place = folder / "limited-python"
+    place.write_text(LIMITED.format(option=option, value=value, python=sys.executable))
+    place.chmod(0o755)
+    return place
+
+
+def test_a_full_disk_is_one_sentence(tiny_model: Path, tmp_path: Path, staged: Path) -> None:
+    """No file may grow beyond 300 kB: the block that did not fit is named, and nothing looks whole."""
+    spec = spec_of(tiny_model, tmp_path, "fp16", prompts=("long",))
+    found = outcomes(load_of(spec, tmp_path, staged, limited(tmp_path, "-f", 600)))["fp16"]
+    block = Path(spec.jobs[0].out) / "block-000.safetensors"
+    assert found.failure is not None
+    assert found.failure.startswith(f"{block} cannot be written: File too large; free some space")
+    assert found.finished == []
+
+
+TOO_LARGE = """
+import sys
+from gptq_diff import worker
+from gptq_diff.kernels.fp16 import Fp16Kernel
+
+def multiply(self, x_MK, linear):
+    import torch
+    return torch.empty(2**50)
+
+Fp16Kernel.multiply = multiply
+sys.exit(worker.main(sys.argv[3:]))
+"""
+
+
+def test_running_out_of_memory_is_told_from_the_log(tiny_model: Path, tmp_path: Path, staged: Path) -> None:
+    """torch's RuntimeError comes out as the log's own line."""
+    (tmp_path / "script.py").write_text(TOO_LARGE)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path / "script.py"} "$@"\n')
+    python.chmod(0o755)
+    found = outcomes(load_of(spec_of(tiny_model, tmp_path, "fp16"), tmp_path, staged, python))["fp16"]
+    assert found.failure is not None
+    assert found.failure.startswith("its worker ended with status 1: RuntimeError: ")
+    assert "can't allocate memory: you tried to allocate 4503599627370496 bytes" in found.failure
+
+
+def python39() -> Path | None:
+    """A Python 3.9 that starts, on PATH or among pyenv's."""
+    candidates = [shutil.which("python3.9"), *sorted(Path.home().glob(".pyenv/versions/3.9.*/bin/python"))]
+    for candidate in filter(None, candidates):
+        done = subprocess.run([str(candidate), "-c", "import sys; print(sys.version_info[:2])"], capture_output=True)
+        if done.stdout.strip() == b"(3, 9)":
+            return Path(candidate)
+    return None
+
+
+def test_python_3_9_without_torch_is_a_reason(tmp_path: Path, staged: Path) -> None:
+    """The oldest interpreter a worker supports runs far enough to say what it lacks, and who lacks it."""
+    python = python39()
+    if python is None:
+        pytest.skip("no Python 3.9 on this machine")
+    found = outcomes(load_of(spec_of(tmp_path, tmp_path, "fp16", "exact"), tmp_path, staged, python))
+    reasons = [outcome.failure or "" for outcome in found.values()]
+    assert reasons[0] == reasons[1]
+    who, _, what = reasons[0].partition(" has ")
+    assert Path(who.removeprefix("the interpreter ")).resolve() == python.resolve()
+    assert what == "no module 'torch'; install torch there, or name another interpreter"
+
+
+STUBS = """
+import importlib, json, pathlib, sys, types
+
+class Anything(type):
+    def __getattr__(cls, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Thing
+
+class Thing(metaclass=Anything):
+    def __init__(self, *args, **kwargs): pass
+    def __call__(self, *args, **kwargs): return Thing()
+    def __getattr__(self, name): return Thing()
+    def __class_getitem__(cls, item): return cls
+    def __getitem__(self, item): return Thing()
+    def _same(self, *args): return self
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _same
+    __truediv__ = __rtruediv__ = __pow__ = __neg__ = _same
+
+class Stub(types.ModuleType):
+    __path__ = []
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Thing
+
+STUBBED = {"torch", "numpy", "safetensors", "transformers", "huggingface_hub", "numba", "llvmlite"}
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in STUBBED:
+            return importlib.machinery.ModuleSpec(name, self)
+    def create_module(self, spec): return Stub(spec.name)
+    def exec_module(self, module): pass
+
+import importlib.machinery
+sys.meta_path.insert(0, Finder())
+root = pathlib.Path(sys.argv[1])
+for folder in ("capture", "checkpoint", "engines", "kernels", "numerics"):
+    for file in sorted((root / "gptq_diff" / folder).rglob("*.py")):
+        name = ".".join(file.relative_to(root).with_suffix("").parts)
+        importlib.import_module(name[: -len(".__init__")] if name.endswith(".__init__") else name)
+        print(name)
+"""
+
+
+def test_every_module_of_a_worker_can_be_imported_by_python_3_9(tmp_path: Path, staged: Path) -> None:
+    """With stand-ins for torch and its friends: what is evaluated at import, `X | None` say, must be 3.9's."""
+    python = python39()
+    if python is None:
+        pytest.skip("no Python 3.9 on this machine")
+    done = subprocess.run(
+        [str(python), "-c", STUBS, str(staged)],
+        env={"PYTHONPATH": str(staged)}, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-300:] + done.stderr[-2000:]
+    assert "gptq_diff.engines.hf" in done.stdout
+
+
+def test_progress_events_can_be_read_as_json(tmp_path: Path) -> None:
+    """One object a line, flushed at once."""
+    events = Events(tmp_path / "events")
+    events.say("job", job=1)
+    assert json.loads((tmp_path / "events").read_text())["job"] == 1
