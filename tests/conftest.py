@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from gptq_diff.cli.threads import wait_without_spinning
 
 wait_without_spinning()  # test processes share the cores; before anything imports torch
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job of a shell's background, whose children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
