@@ -54,7 +54,7 @@ class WorkerSpec:
     """One load of an engine and the jobs that share it.
 
     model: checkpoint directory, absolute. events: file for the worker's JSON lines, absolute.
-    parent: process id whose end ends the worker too. route: Preset.route.
+    parent: process id whose end ends the worker too. route: Preset.route. tensor_parallel: LoadSpec.tensor_parallel.
     """
 
     engine: str
@@ -68,6 +68,7 @@ class WorkerSpec:
     parent: int
     jobs: tuple[Job, ...]
     route: str = ""
+    tensor_parallel: int = 1
 
     @property
     def longest(self) -> int:

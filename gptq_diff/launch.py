@@ -162,11 +162,12 @@ class _Watch:
             if kind == "loaded":
                 self._loaded = True
                 for outcome in {j.backend: self.outcomes[j.backend] for j in self.load.spec.jobs}.values():
-                    outcome.versions = event["versions"]
+                    outcome.versions = dict(event["versions"])
                     outcome.seconds["load"] = event["seconds"]
             elif kind == "done":
                 job = self.load.spec.jobs[event["job"]]
                 self.outcomes[job.backend].finished.append(job.key)
+                self.outcomes[job.backend].versions |= event.get("versions", {})
                 self._go_on()
             elif kind == "error":
                 self._error = "; ".join(part for part in (event["message"], event["hint"]) if part)

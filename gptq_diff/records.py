@@ -116,7 +116,8 @@ class Judgement:
     """One kernel call held against the exact answer on its own input.
 
     step, index: place in time; index counts the linears of one step in order of execution.
-    path: the arithmetic that really ran. rank: tensor-parallel rank.
+    path: the arithmetic that really ran; "all-reduce" for the sum over tensor-parallel ranks, "replicated" for a
+    tensor that two ranks should hold alike. rank: the tensor-parallel rank whose share of the rows of W this is.
     rows, elements: M and M*N of the whole call.
     kind: "ok", "overflow", "nan", "diverged" or "inherited" (every row of x was already non-finite).
     cause: "result-overflow" or "nan-weights" where the kind alone does not say it, else None.
@@ -128,6 +129,7 @@ class Judgement:
     worst_row: the row with the largest excess.
     inherited_l2_rel: norm of (x - reference's x) over norm of the reference's x; None when not comparable.
     input_absmax, exact_absmax, output_absmax: largest finite magnitudes; max_abs: largest |y - exact|.
+    part: "" for the whole linear, else the rank's number or the path of a step that is no kernel's.
     """
 
     layer: str
@@ -151,11 +153,20 @@ class Judgement:
     exact_absmax: float
     output_absmax: float
     max_abs: float
+    part: str = ""
+
+    @property
+    def stored(self) -> str:
+        """The name that the call's tensors are stored under in its capture."""
+        return f"{self.layer}@{self.part}" if self.part else self.layer
 
 
 @dataclass(frozen=True)
 class FirstBad:
-    """The first call, in (step, index) order, that rounding does not explain (contract.md, `first_bad`)."""
+    """The first call, in (step, index) order, that rounding does not explain (contract.md, `first_bad`).
+
+    rank: the tensor-parallel rank whose share broke; None for a whole linear, or a step after it.
+    """
 
     layer: str
     index: int
@@ -172,6 +183,7 @@ class FirstBad:
     excess: float | None
     path: str
     rows: int
+    rank: int | None = None
 
 
 @dataclass(frozen=True)

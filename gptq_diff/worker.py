@@ -43,7 +43,7 @@ def load_engine(spec: WorkerSpec) -> Engine:
     load = LoadSpec(
         engine=spec.engine, model=Path(spec.model), dtype=spec.dtype, device=spec.device,
         trust_remote_code=spec.trust_remote_code, threads=spec.threads, seed=spec.seed, route=spec.route,
-        longest=spec.longest,
+        longest=spec.longest, tensor_parallel=spec.tensor_parallel,
     )  # fmt: skip
     return engine_named(spec.engine)(load)
 
@@ -95,7 +95,7 @@ def work(spec: WorkerSpec, events: Events) -> None:
             kernel = job.kernel
         events.say("job", job=index, layers=len(engine.tapped))
         run_job(engine, job, events, index)
-        events.say("done", job=index)
+        events.say("done", job=index, versions=engine.versions())  # by now it knows where paths change
     events.say("end")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptq_diff.capture.store import CaptureReader, save_tensors, write_json
+from gptq_diff.capture.tap import layer_of
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +33,9 @@ def keep_only(capture: Path, layers: frozenset[str]) -> int:
     for key, place in reader.manifest.where.items():
         step, _, rest = key.partition("/")
         layer, _, side = rest.rpartition("/")
-        if layer not in layers:
+        if layer_of(layer) not in layers:
             continue
-        if place.startswith("=") and place[1:].partition("/")[2].rpartition("/")[0] in layers:
+        if place.startswith("=") and layer_of(place[1:].partition("/")[2].rpartition("/")[0]) in layers:
             where[key] = place  # an input shared with another layer that stays
         else:
             tensors[key] = reader.tensor(int(step), layer, side).clone()

@@ -2,7 +2,8 @@
 
 A capture without a manifest is incomplete. Layout (contract of everything that reads a run):
 
-    block-000.safetensors ...   tensors "STEP/LAYER/in" and "STEP/LAYER/out"
+    block-000.safetensors ...   tensors "STEP/LAYER/in" and "STEP/LAYER/out"; under tensor parallelism LAYER@RANK for a
+                                rank's share of the rows of W, LAYER@all-reduce for the ranks' summands and their sum
     stats.jsonl                 one line per call, in order of execution
     logits.safetensors          "0": float32 [vocabulary], the first generated token's logits
     manifest.json               written last, by rename
@@ -95,7 +96,7 @@ class Manifest:
     """What one backend did with one prompt.
 
     order: layers in order of execution (of the prefill).
-    kernels: layer -> path that really ran in the prefill.
+    kernels: layer, or LAYER@PART -> path that really ran in the prefill.
     skipped: layer -> reason, for linears that this kernel could not take.
     steps: forward passes, the prefill included.
     tokens: generated ids.
@@ -160,14 +161,14 @@ class CaptureWriter(Sink):
             self._stats.write(json.dumps(asdict(call), ensure_ascii=False) + "\n")
         self.on_call(call)
         if call.step == 0:
-            self.kernels[call.layer] = call.path
-        key_in = f"{call.step}/{call.layer}/in"
+            self.kernels[call.stored] = call.path
+        key_in = f"{call.step}/{call.stored}/in"
         if call.shared_input:
             self.where[key_in] = f"={call.step}/{call.shared_input}/in"
         elif x_MK is not None:
             self._queue(key_in, x_MK)
         if y_MN is not None:
-            self._queue(f"{call.step}/{call.layer}/out", y_MN)
+            self._queue(f"{call.step}/{call.stored}/out", y_MN)
 
     def _queue(self, key: str, tensor: torch.Tensor) -> None:
         self._pending[key] = tensor.cpu()

@@ -14,17 +14,35 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By bytes an element: the integers whose equality is equality of bits, NaN included."""
 
 
+ALL_REDUCE = "all-reduce"
+"""Path, and part, of the sum over tensor-parallel ranks: x holds the ranks' summands below each other, y is the sum."""
+REPLICATED = "replicated"
+"""Path, and part, of a tensor that two ranks should hold alike and do not: x is the first rank's, y the other's."""
+
+
+def stored_name(layer: str, part: str) -> str:
+    """The name that a call's tensors are stored under; no layer's name holds an `@`."""
+    return f"{layer}@{part}" if part else layer
+
+
+def layer_of(stored: str) -> str:
+    """The layer in a stored name."""
+    return stored.partition("@")[0]
+
+
 @dataclass(frozen=True)
 class Call:
     """One kernel call as the tap saw it.
 
     step: 0 is the prefill, then one per decode step.
-    index: place in the step's order of execution.
+    index: place of the layer in the step's order of execution.
     layer: canonical (Hugging Face) name.
     path: the arithmetic that really ran (kernels.base.Product.path).
     rows, in_features, out_features: M, K, N.
     x, y: magnitudes of the input and of the output.
-    shared_input: the earlier layer of this step whose input is the very same tensor, or None.
+    shared_input: stored name of an earlier call of this step whose input is the very same tensor, or None.
+    part: "" for the whole linear, else a tensor-parallel rank's number, ALL_REDUCE or REPLICATED.
+    first: the row of W that x[:, 0] is multiplied with; above 0 for a rank's share only.
     """
 
     step: int
@@ -37,6 +55,13 @@ class Call:
     x: Magnitude
     y: Magnitude
     shared_input: str | None
+    part: str = ""
+    first: int = 0
+
+    @property
+    def stored(self) -> str:
+        """The name that this call's tensors are stored under."""
+        return stored_name(self.layer, self.part)
 
 
 class Sink(abc.ABC):
@@ -51,7 +76,10 @@ class Sink(abc.ABC):
 
 @dataclass(frozen=True)
 class _Input:
-    """The input last seen: the engine's tensor (held, so that its address is not used again), a copy, its size."""
+    """The input last seen: the engine's tensor (held, so that its address is not used again), a copy, its size.
+
+    layer: stored name of the call that brought it.
+    """
 
     x_MK: torch.Tensor
     copy_MK: torch.Tensor
@@ -81,17 +109,21 @@ class Tap:
         self.sink = sink
         self.order: list[str] = []
         self._step = -1
-        self._seen: dict[str, None] = {}  # in order
+        self._seen: set[str] = set()
+        self._index: dict[str, int] = {}  # layers, in order of execution
         self._last: _Input | None = None
 
     def begin_step(self, step: int) -> None:
         """A forward pass begins."""
-        self._step, self._seen, self._last = step, {}, None
+        self._step, self._seen, self._index, self._last = step, set(), {}, None
 
-    def record(self, layer: str, x_MK: torch.Tensor, y_MN: torch.Tensor, path: str) -> None:
-        """Called right after the kernel, before anything is done to y."""
-        if layer in self._seen:
-            raise CaptureError(f"{layer} ran twice in step {self._step}", "this model's structure is not understood")
+    def record(
+        self, layer: str, x_MK: torch.Tensor, y_MN: torch.Tensor, path: str, *, part: str = "", first: int = 0
+    ) -> None:
+        """Called right after the kernel, before anything is done to y. part, first: as in Call."""
+        stored = stored_name(layer, part)
+        if stored in self._seen:
+            raise CaptureError(f"{stored} ran twice in step {self._step}", "this model's structure is not understood")
         if layer not in self.expected:
             raise CaptureError(
                 f"{layer} ran in step {self._step}, and is none of the quantised linears of the checkpoint",
@@ -101,12 +133,12 @@ class Tap:
         shared = last is not None and last.is_also(x_MK)
         if last is None or not shared:
             copy_MK = x_MK.clone(memory_format=torch.contiguous_format)
-            last = self._last = _Input(x_MK, copy_MK, layer, magnitude(copy_MK))
+            last = self._last = _Input(x_MK, copy_MK, stored, magnitude(copy_MK))
         call = Call(
-            self._step, len(self._seen), layer, path, x_MK.shape[0], x_MK.shape[1], y_MN.shape[1],
-            last.size, magnitude(y_MN), last.layer if shared else None,
+            self._step, self._index.setdefault(layer, len(self._index)), layer, path, x_MK.shape[0], x_MK.shape[1],
+            y_MN.shape[1], last.size, magnitude(y_MN), last.layer if shared else None, part, first,
         )  # fmt: skip
-        self._seen[layer] = None
+        self._seen.add(stored)
         if self.sink.wants_tensors:
             y_copy_MN = y_MN.clone(memory_format=torch.contiguous_format)
             self.sink.take(call, None if shared else last.copy_MK, y_copy_MN)
@@ -115,7 +147,7 @@ class Tap:
 
     def end_step(self) -> None:
         """A forward pass has ended: every expected layer must have been seen exactly once."""
-        missing = sorted(self.expected.difference(self._seen))
+        missing = sorted(self.expected.difference(self._index))
         if missing:
             raise CaptureError(
                 f"{len(missing)} of {len(self.expected)} quantised linears did not run in step {self._step}, "
@@ -123,5 +155,5 @@ class Tap:
                 "the engine bypasses the tap on them (a fused or compiled path?)",
             )
         if self._step == 0:
-            self.order = list(self._seen)
+            self.order = list(self._index)
         self._last = None

@@ -97,6 +97,12 @@ Device = Annotated[
     str,
     typer.Option("--device", metavar="NAME", help="cpu for the transformers engine; vLLM finds its own."),
 ]
+TensorParallelSize = Annotated[
+    int,
+    typer.Option(
+        "--tensor-parallel-size", metavar="N", min=1, help="GPUs (on a CPU: processes) that vLLM shares a model among."
+    ),
+]
 Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=1, help="Time limit of each backend.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of every random number.")]
 AllowSkip = Annotated[

@@ -8,19 +8,25 @@ from dataclasses import dataclass
 import torch
 
 from gptq_diff.capture.store import CaptureReader
+from gptq_diff.capture.tap import ALL_REDUCE, REPLICATED, stored_name
 from gptq_diff.compare.judge import CapturedCall, finite_ratio
 
+STEPS_AFTER = frozenset({ALL_REDUCE, REPLICATED})
+"""Paths that are not a linear's own product: what happens to it afterwards."""
 FEW_ROWS = 4
 """Inputs of fewer rows are compared by the judge, those of many backends and steps together."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one call happened: step, index in that step's order, and the path that ran."""
+    """Where one call happened: step, index in that step's order, the path that ran, and its part (capture.tap.Call)."""
 
     step: int
     index: int
     path: str
+    stored: str
+    part: str
+    first: int
 
 
 class Captured:
@@ -31,26 +37,33 @@ class Captured:
         self.reference = reference
         self.places: dict[str, list[Place]] = defaultdict(list)
         for line in reader.stats():
-            self.places[line["layer"]].append(Place(line["step"], line["index"], line["path"]))
+            layer, part = line["layer"], line.get("part", "")
+            place = Place(
+                line["step"], line["index"], line["path"], stored_name(layer, part), part, line.get("first", 0)
+            )
+            self.places[layer].append(place)
         self._comparable = comparable_steps(reader, reference)
         self._gaps: dict[tuple[str, str], float | None] = {}
 
     def calls(self, layer: str) -> list[CapturedCall]:
         """Every call of that layer whose tensors were kept, oldest first."""
-        places = [place for place in self.places.get(layer, []) if self.reader.has(place.step, layer, "out")]
+        places = [place for place in self.places.get(layer, []) if self.reader.has(place.step, place.stored, "out")]
         return [self._call(layer, place) for place in places]
 
     def _call(self, layer: str, place: Place) -> CapturedCall:
-        x_MK = self.reader.tensor(place.step, layer, "in")
+        x_MK = self.reader.tensor(place.step, place.stored, "in")
         reference_x, gap = None, None
-        if self.reference is not None and place.step < self._comparable and self.reference.has(place.step, layer, "in"):
-            if x_MK.shape[0] < FEW_ROWS:
+        comparable = self.reference is not None and place.step < self._comparable and place.path not in STEPS_AFTER
+        if comparable and self.reference is not None and self.reference.has(place.step, layer, "in"):
+            if x_MK.shape[0] < FEW_ROWS or place.part:
                 reference_x = self.reference.tensor(place.step, layer, "in")
+                if place.part:
+                    reference_x = reference_x[:, place.first : place.first + x_MK.shape[1]]
             else:
                 gap = self._gap(layer, place.step, x_MK, self.reference)
         return CapturedCall(
             step=place.step, index=place.index, path=place.path, reference_x=reference_x, inherited_l2_rel=gap,
-            x_MK=x_MK, y_MN=self.reader.tensor(place.step, layer, "out"),
+            x_MK=x_MK, y_MN=self.reader.tensor(place.step, place.stored, "out"), part=place.part, first=place.first,
         )  # fmt: skip
 
     def _gap(self, layer: str, step: int, x_MK: torch.Tensor, reference: CaptureReader) -> float | None:

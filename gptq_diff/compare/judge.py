@@ -8,7 +8,7 @@ more. Non-finite values are counted first and apart, and never enter a norm.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class CapturedCall:
     """One call of this layer as captured; tensors as stored.
 
     reference_x: the reference's input, if it is still to be compared; inherited_l2_rel: the comparison, if it was made.
+    part, first: as in capture.tap.Call; of a rank's share, x and reference_x hold the columns from `first` on.
     """
 
     step: int
@@ -40,6 +41,8 @@ class CapturedCall:
     y_MN: torch.Tensor
     reference_x: torch.Tensor | None
     inherited_l2_rel: float | None = None
+    part: str = ""
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def judge_layer(weight: Weight, calls: Sequence[CapturedCall]) -> list[Judgement
     """One judgement a call, in the order given; every call has at least one row."""
     if not calls:
         return []
+    calls = [_placed(call, weight.w_KN.shape[0]) for call in calls]
     starts = np.cumsum([0] + [c.x_MK.shape[0] for c in calls])
     spans = [(c.path, slice(int(a), int(b))) for c, a, b in zip(calls, starts, starts[1:])]
     rows = stack_inputs([c.x_MK for c in calls])
@@ -73,6 +77,19 @@ def judge_layer(weight: Weight, calls: Sequence[CapturedCall]) -> list[Judgement
     figures = row_figures(weight, rows, y_MN, spans)
     by_call = _by_call(figures, starts, inherited(calls, rows.finite_M, starts))
     return [_judgement(weight.spec.name, call, by_call, i) for i, call in enumerate(calls)]
+
+
+def _placed(call: CapturedCall, in_features: int) -> CapturedCall:
+    """A rank's share as a call of the whole linear, zero where the other ranks' inputs are: W x of it is the same."""
+    if call.x_MK.shape[1] == in_features:
+        return call
+
+    def whole(x_MK: torch.Tensor) -> torch.Tensor:
+        after = in_features - call.first - x_MK.shape[1]
+        return torch.nn.functional.pad(x_MK, (call.first, after))
+
+    reference_x = None if call.reference_x is None else whole(call.reference_x)
+    return replace(call, x_MK=whole(call.x_MK), reference_x=reference_x)
 
 
 def _by_call(f: RowFigures, starts: npt.NDArray[np.int64], inherited_l2_rel: list[float | None]) -> _CallFigures:
@@ -111,7 +128,7 @@ def _judgement(layer: str, call: CapturedCall, f: _CallFigures, i: int) -> Judge
     elif f.excess[i] > 1.0:
         kind = "diverged"
     return Judgement(
-        layer=layer, index=call.index, step=call.step, rank=0, path=call.path,
+        layer=layer, index=call.index, step=call.step, rank=int(call.part or 0), path=call.path, part=call.part,
         rows=rows, elements=rows * call.y_MN.shape[1], kind=kind, cause=cause, nonfinite=nonfinite,
         first_index=_first_index(call) if nonfinite else None,
         inherited_rows=rows - f.judged_rows[i],

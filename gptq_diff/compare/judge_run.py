@@ -8,8 +8,9 @@ import torch
 
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.dequant import dequantise
-from gptq_diff.compare.align import Captured
+from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.judge import Weight, judge_layer
+from gptq_diff.compare.steps_after import judge_step
 from gptq_diff.judged_file import read_judged as read_judged
 from gptq_diff.judged_file import write_judged as write_judged
 from gptq_diff.records import Judgement, LayerSpec
@@ -44,11 +45,15 @@ def judge_captures(
         calls = [(key, call) for key, captured in captures.items() for call in captured.calls(spec.name)]
         if calls:
             weight = layer_weight(spec, judge, loaded, memory)
-            for (key, _), judgement in zip(calls, judge_layer(weight, [call for _, call in calls])):
+            products = [(key, call) for key, call in calls if call.path not in STEPS_AFTER]
+            for (key, _), judgement in zip(products, judge_layer(weight, [call for _, call in products])):
                 judged[key].append(judgement)
+            for key, call in calls:
+                if call.path in STEPS_AFTER:
+                    judged[key].append(judge_step(spec.name, call))
         progress(done + 1, len(judge.layers))
     for rows in judged.values():
-        rows.sort(key=lambda j: (j.step, j.index))
+        rows.sort(key=lambda j: (j.step, j.index))  # stable: a layer's ranks, then what follows them
     return judged
 
 

@@ -50,12 +50,12 @@ def settle_repeats(result: Result, run: RunDir, repeats: int, judgements: Sequen
 
 def _gap(first: CaptureReader, again: CaptureReader, j: Judgement) -> float | None:
     """l2_rel between the outputs where the inputs have the same bits; None where outputs do too, or inputs do not."""
-    if not (first.has(j.step, j.layer, "out") and again.has(j.step, j.layer, "out")):
+    if not (first.has(j.step, j.stored, "out") and again.has(j.step, j.stored, "out")):
         return None
-    x, x2 = (r.tensor(j.step, j.layer, "in") for r in (first, again))
+    x, x2 = (r.tensor(j.step, j.stored, "in") for r in (first, again))
     if x.shape != x2.shape or not torch.equal(x.view(torch.uint8), x2.view(torch.uint8)):
         return None
-    y, y2 = (r.tensor(j.step, j.layer, "out") for r in (first, again))
+    y, y2 = (r.tensor(j.step, j.stored, "out") for r in (first, again))
     if torch.equal(y.view(torch.uint8), y2.view(torch.uint8)):
         return None
     finite = torch.isfinite(y) & torch.isfinite(y2)

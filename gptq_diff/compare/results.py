@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gptq_diff.capture.store import CaptureReader
+from gptq_diff.capture.tap import ALL_REDUCE, REPLICATED
 from gptq_diff.compare.tokens import collapse, first_different_token, first_token_kl
 from gptq_diff.records import Finding, FirstBad, Judgement, LayerCount, Result, SkippedLayer, Verdict
 
@@ -34,7 +35,7 @@ def first_bad(judgements: Sequence[Judgement]) -> FirstBad | None:
                 layer=j.layer, index=j.index, step=j.step, kind=j.kind, nonfinite=j.nonfinite, elements=j.elements,
                 first_index=j.first_index, local_l2_rel=j.local_l2_rel, noise_floor=j.noise_floor,
                 inherited_l2_rel=j.inherited_l2_rel, input_absmax=j.input_absmax, exact_absmax=j.exact_absmax,
-                excess=j.excess, path=j.path, rows=j.rows,
+                excess=j.excess, path=j.path, rows=j.rows, rank=j.rank if j.part.isdigit() else None,
             )  # fmt: skip
     return None
 
@@ -61,6 +62,8 @@ def kernel_globs(judgements: Sequence[Judgement]) -> dict[str, str]:
     """Path by layer glob: "*" for the commonest, exceptions by name; decode named apart where it differs."""
     paths: dict[str, dict[str, None]] = {}
     for j in judgements:
+        if j.path in {ALL_REDUCE, REPLICATED}:
+            continue  # no kernel
         name = j.path if j.step == 0 else f"{j.path} (decode)"
         if j.step == 0 or j.path not in paths.get(j.layer, {}):
             paths.setdefault(j.layer, {})[name] = None
@@ -107,6 +110,8 @@ def causes(judgements: Sequence[Judgement]) -> tuple[Finding, ...]:
     evidence = {
         "result-overflow": f"the exact answer itself, up to {j.exact_absmax:,.0f}, is beyond float16 (65,504)",
         "nan-weights": f"{j.nonfinite} outputs lie in columns whose scales are NaN or infinite",
+        "all-reduce": "every rank's own product is as its kernel's rounding explains; "
+        + ("a rank holds another value than its peers" if j.path == REPLICATED else "their sum over the ranks is not"),
     }
     return (Finding(j.cause, 1.0, (evidence[j.cause],), j.layer),)
 
@@ -155,7 +160,12 @@ def sentence(result: Result, quantized: int) -> str:
             return f"Other outputs {where} for the same input, {more}{at}.{collapsed}"
         return f"No linear is to blame {where}, yet its output collapsed to token {result.collapse_token}."
     step = "" if bad.step == 0 else f", decode step {bad.step}"
-    start = f"{bad.layer} is the first layer to break {where}{step}: "
+    at = "" if bad.rank is None else f", rank {bad.rank}"
+    start = f"{bad.layer} is the first layer to break {where}{step}{at}: "
+    if bad.path == REPLICATED:
+        return f"{start}tensor-parallel ranks hold different values where each should hold the same.{collapsed}"
+    if bad.path == ALL_REDUCE:
+        start = f"{start}in the sum over the ranks, "
     if bad.kind == "overflow":
         count = f"{bad.nonfinite} infinite or NaN output{'s' if bad.nonfinite > 1 else ''}"
         if any(f.cause == "result-overflow" for f in result.findings):

@@ -24,6 +24,7 @@ class LoadSpec:
     threads: CPU threads for torch, or 0 for its own choice.
     route: Preset.route, "" for an engine with one way in.
     longest: tokens that the longest job needs, prompt and answer together.
+    tensor_parallel: processes, each on a GPU of its own, that share the model; 1 for one.
     """
 
     engine: str
@@ -35,6 +36,7 @@ class LoadSpec:
     seed: int
     route: str = ""
     longest: int = 0
+    tensor_parallel: int = 1
 
 
 @dataclass(frozen=True)

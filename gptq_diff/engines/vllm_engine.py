@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +14,11 @@ from torch import nn
 from gptq_diff.capture.tap import Tap
 from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint
 from gptq_diff.engines.base import Engine, Generation, LoadSpec
-from gptq_diff.engines.vllm.kernels import WANTED, Choice, choose
-from gptq_diff.engines.vllm.modules import GEMM, FusedLinear, fused_linears
 from gptq_diff.engines.vllm.proof import proving
-from gptq_diff.engines.vllm.settings import engine_arguments, route_named
-from gptq_diff.engines.vllm.steps import Steps
-from gptq_diff.engines.vllm.taps import tapped
+from gptq_diff.engines.vllm.rank import OneProcess
+from gptq_diff.engines.vllm.ranks import Explained, Ranks
+from gptq_diff.engines.vllm.settings import engine_arguments, rank_arguments, rank_environment, route_named
 from gptq_diff.errors import BackendError, CaptureError
-from gptq_diff.kernels.vllm_gemm.op import vllm_ops
-from gptq_diff.kernels.vllm_gemm.paths import FAST, RECONSTRUCT, PathGuard
 
 TESTED = frozenset({"0.20.2", "0.32.0"})
 """Releases that this engine was run with: 0.20.2 on a GPU, 0.32.0 on a CPU."""
@@ -33,6 +29,8 @@ class VllmEngine(Engine):
 
     def __init__(self, spec: LoadSpec) -> None:
         os.environ.update(route_named(spec.route).environment())
+        if spec.tensor_parallel > 1 and "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
+            os.environ.update(rank_environment(spec.tensor_parallel, os.sched_getaffinity(0)))
         import vllm
 
         if route_named(spec.route).kernel is not None and not torch.cuda.is_available():
@@ -40,75 +38,52 @@ class VllmEngine(Engine):
                 f"the route {spec.route} of vLLM needs an NVIDIA GPU, and torch sees none", "take `vllm`"
             )
         self._version = str(vllm.__version__)
-        self._checkpoint = open_checkpoint(spec.model, trust_remote_code=spec.trust_remote_code)
-        known = frozenset(field.name for field in dataclasses.fields(vllm.EngineArgs))
-        with proving(self._checkpoint) as proof:
-            self._llm = _started(vllm, engine_arguments(spec, known), self._version)
-        self._model = model_of(self._llm)
-        self._linears = fused_linears(self._model, self._checkpoint.layers)
-        self._biases = proof.biases
-        _all_proved(self._linears, proof.columns)
-        self._choice = Choice()
-        self._guard: PathGuard | None = None
-        self._ends = end_ids(self._checkpoint)
         self._sampling: Any = vllm.SamplingParams
+        self._ranks = spec.tensor_parallel
+        self._model: OneProcess | Ranks
+        checkpoint = open_checkpoint(spec.model, trust_remote_code=spec.trust_remote_code)
+        self._ends = end_ids(checkpoint)
+        known = frozenset(field.name for field in dataclasses.fields(vllm.EngineArgs))
+        arguments = engine_arguments(spec, known)
+        if spec.tensor_parallel == 1:
+            with proving(checkpoint) as proof:
+                self._llm = _started(vllm, arguments, self._version)
+            self._model = OneProcess(model_of(self._llm), checkpoint, proof)
+        else:
+            scratch = Path.cwd() / "ranks"  # the worker's own directory, which goes with it
+            arguments |= rank_arguments(spec, known, scratch, cuda=torch.cuda.is_available())
+            with Explained(scratch):
+                self._llm = _started(vllm, arguments, self._version)
+            self._model = Ranks(self._llm, scratch)
 
     def use_kernel(self, name: str) -> None:
         """Check every module's kernel against the mode, and prepare to force its path."""
-        self._choice = choose(name, self._linears)
-        gemm = [linear for linear in self._choice.judged if linear.path == GEMM]
-        if gemm and self._guard is None:
-            self._guard = PathGuard(vllm_ops(), str(next(gemm[0].module.parameters()).device))
-        if self._guard is not None:
-            self._guard.force = name if WANTED[name] == GEMM and name in (FAST, RECONSTRUCT) else None
-            for bits in sorted({part.spec.bits for linear in gemm for part in linear.parts}):
-                self._guard.boundary(bits)
+        self._model.use_kernel(name)
 
     @property
     def skipped(self) -> dict[str, str]:
         """Layer -> why it is not judged."""
-        held = {part.spec.name for linear in self._linears for part in linear.parts}
-        absent = {s.name: "vLLM has no quantised module for it" for s in self._checkpoint.layers if s.name not in held}
-        return {**absent, **self._choice.skipped}
+        return self._model.skipped
 
     @property
     def tapped(self) -> frozenset[str]:
         """Every linear of a judged module."""
-        return frozenset(part.spec.name for linear in self._choice.judged for part in linear.parts)
+        return self._model.tapped
 
     def generate(
         self, token_ids: tuple[int, ...], *, max_new_tokens: int, forced: tuple[int, ...] | None, tap: Tap | None
     ) -> Generation:
         """One prompt through LLM.generate, greedy, alone in its batch; taps and the path guard only meanwhile."""
-        steps = Steps(len(token_ids), forced, tap)
         sampling = self._sampling(
             temperature=0.0, max_tokens=max_new_tokens if forced is None else min(max_new_tokens, len(forced)),
             ignore_eos=True, stop_token_ids=sorted(self._ends) if forced is None else [], detokenize=False,
         )  # fmt: skip
-        with contextlib.ExitStack() as undo:
-            if self._guard is not None:
-                undo.enter_context(self._guard.installed())
-            if tap is not None:
-                undo.enter_context(tapped(self._choice.judged, self._biases, self._recorder(steps, tap)))
-            undo.enter_context(steps.followed(self._model))
+        with self._model.watching(len(token_ids), forced, tap) as watched:
             outputs = self._llm.generate({"prompt_token_ids": list(token_ids)}, sampling, use_tqdm=False)
+        generation = watched.generation()
         chosen = tuple(int(t) for t in outputs[0].outputs[0].token_ids)
-        _check_tokens(chosen, tuple(steps.tokens), forced)
-        assert steps.first_logits_V is not None
-        return Generation(tuple(steps.tokens), tuple(steps.finite), steps.first_logits_V, len(steps.tokens))
-
-    def _recorder(self, steps: Steps, tap: Tap) -> Any:
-        def record(linear: FusedLinear, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
-            steps.check_rows(linear.name, x_MK.shape[0])
-            path = linear.path
-            if path == GEMM:
-                path = self._guard.taken() if self._guard is not None else None
-            if path is None:
-                raise CaptureError(f"{linear.name} ran without a call of gptq_gemm", "its kernel is not understood")
-            for part in linear.parts:
-                tap.record(part.spec.name, x_MK, y_MN[:, part.first : part.last], path)
-
-        return record
+        _check_tokens(chosen, generation.tokens, forced)
+        return generation
 
     def versions(self) -> dict[str, str]:
         """Interpreter, packages, device, and where gptq_gemm changes its path."""
@@ -124,8 +99,9 @@ class VllmEngine(Engine):
             facts["adapter"] = "untested with this vLLM"
         if torch.cuda.is_available():
             facts["gpu"] = torch.cuda.get_device_name()
-        if self._guard is not None:
-            facts.update({f"fast_path_rows_{b}bit": str(rows) for b, rows in self._guard.boundaries.items()})
+        if self._ranks > 1:
+            facts["tensor_parallel_size"] = str(self._ranks)
+        facts.update({f"fast_path_rows_{b}bit": str(rows) for b, rows in self._model.boundaries.items()})
         return facts
 
 
@@ -163,17 +139,6 @@ def _first_sentence(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     said = next((line for line in lines if line.startswith("Value error, ")), lines[0])
     return said.replace("Value error, ", "", 1)[:300]
-
-
-def _all_proved(linears: list[FusedLinear], proved: set[str]) -> None:
-    """Without a proof of the columns, a fused module's parts cannot be told apart."""
-    for linear in linears:
-        for part in linear.parts:
-            if part.spec.name not in proved:
-                raise BackendError(
-                    f"it could not be proved which columns of vLLM's {linear.name} are {part.spec.name}",
-                    "this release loads weights in a way that is not understood",
-                )
 
 
 def _check_tokens(chosen: tuple[int, ...], own: tuple[int, ...], forced: tuple[int, ...] | None) -> None:

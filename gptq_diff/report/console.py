@@ -156,7 +156,7 @@ def layer_table(result: Result, judgements: Sequence[Judgement], around: int = N
     near = [j for j in step if abs(j.index - bad.index) <= around]
     if not near:
         return None
-    span = f"linears {near[0].index} to {near[-1].index} of {len(step)} in step {bad.step}"
+    span = f"linears {near[0].index} to {near[-1].index} of {len({j.index for j in step})} in step {bad.step}"
     title = Text(f"{result.backend}, prompt {result.prompt}: {span}")
     table = Table(
         title=title,
@@ -171,7 +171,7 @@ def layer_table(result: Result, judgements: Sequence[Judgement], around: int = N
     for j in near:
         broken = j.kind in {"overflow", "nan", "diverged"}
         table.add_row(
-            Text(one_line(j.layer)), _magnitude(j.input_absmax), _magnitude(j.exact_absmax), _number(j.local_l2_rel),
+            Text(one_line(j.stored)), _magnitude(j.input_absmax), _magnitude(j.exact_absmax), _number(j.local_l2_rel),
             _number(j.noise_floor), _number(j.inherited_l2_rel), Text(_note(j), style="bold red" if broken else "dim"),
             style="bold" if j.index == bad.index else None,
         )  # fmt: skip

@@ -35,6 +35,7 @@ class Asked:
     model, reference_model: directories; the reference and the judge read the second.
     backends: in the order of the report, the reference included. timeout: seconds a backend; None is no limit.
     capture: "auto", "full" or "stats"; capture_budget in bytes.
+    tensor_parallel: processes that share a model, for the engines that can; the others use one.
     """
 
     model: Path
@@ -48,6 +49,7 @@ class Asked:
     repeats: int = 1
     teacher_force: bool = False
     device: str = "cpu"
+    tensor_parallel: int = 1
     timeout: float | None = None
     seed: int = 0
     threads: int = 0

@@ -20,6 +20,8 @@ from gptq_diff.records import ModelInfo
 from gptq_diff.session.asked import Asked, Backend, BackendRecord, RunRecord
 from gptq_diff.stage import stage_package
 
+SHARING = frozenset({"vllm"})
+"""Engines that can share a model out among ranks."""
 NOTHING_TO_FORCE = "not run: --teacher-force feeds it the reference's ids, and the reference did not finish"
 
 
@@ -97,6 +99,7 @@ def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forc
         engine=first.engine, model=str(model), dtype=first.dtype, device=asked.device,
         trust_remote_code=asked.trust_remote_code, threads=asked.threads, seed=asked.seed, events="",
         parent=os.getpid(), jobs=jobs, route=first.route,
+        tensor_parallel=asked.tensor_parallel if first.engine in SHARING else 1,
     )  # fmt: skip
     environment = {
         "HF_HUB_OFFLINE": "1",

@@ -36,9 +36,9 @@ def judge_run(
     captures = open_captures(run, finished_captures(record, run), record.reference)
     judged = judge_captures(captures, judge, loaded, progress)
     for key, fresh in judged.items():
-        merged = {(j.step, j.layer): j for j in read_judged(run.judged(*key))}
-        merged.update({(j.step, j.layer): j for j in fresh})
-        write_judged(run.judged(*key), sorted(merged.values(), key=lambda j: (j.step, j.index)))
+        merged = {(j.step, j.stored): j for j in read_judged(run.judged(*key))}
+        merged.update({(j.step, j.stored): j for j in fresh})
+        write_judged(run.judged(*key), sorted(merged.values(), key=lambda j: (j.step, j.index, len(j.part), j.part)))
         captures[key].reader.close()
     calls = sum(len(places) for captured in captures.values() for places in captured.places.values())
     return sum(map(len, judged.values())), calls

@@ -44,7 +44,7 @@ def finished_repeats(prompt: str, finished: Sequence[str]) -> int:
 
 def _all_kept(run: RunDir, result: Result, repeats: int, judgements: Sequence[Judgement]) -> bool:
     readers = [run.reader(result.backend, result.prompt, n) for n in range(1, repeats + 1)]
-    return all(r.has(j.step, j.layer, "out") for r in readers for j in judgements)
+    return all(r.has(j.step, j.stored, "out") for r in readers for j in judgements)
 
 
 def _read(path: Path) -> tuple[Finding, ...]:

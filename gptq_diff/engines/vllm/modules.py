@@ -24,11 +24,16 @@ PATHS = {
 
 @dataclass(frozen=True)
 class Part:
-    """One linear of the checkpoint inside a module: its columns first to last - 1 of the module's output."""
+    """One linear of the checkpoint inside a module, or a tensor-parallel rank's share of it.
+
+    first, last: its columns first to last - 1 of the module's output.
+    rows: rows of W that the module holds; the linear's in_features where they are not shared out.
+    """
 
     spec: LayerSpec
     first: int
     last: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,8 @@ def is_quantised(module: nn.Module) -> bool:
     return "gptq" in type(getattr(module, "quant_method", None)).__name__.lower()
 
 
-def fused_linears(model: nn.Module, layers: Sequence[LayerSpec]) -> list[FusedLinear]:
-    """Every quantised module with the checkpoint's linears that it holds.
+def fused_linears(model: nn.Module, layers: Sequence[LayerSpec], ranks: int = 1) -> list[FusedLinear]:
+    """Every quantised module with the checkpoint's linears that it holds; ranks: the tensor-parallel size.
 
     model.packed_modules_mapping names what is fused (qkv_proj -> q_proj, k_proj, v_proj). BackendError for a module
     whose linears the checkpoint does not have, or whose columns are not the sum of theirs.
@@ -82,7 +87,7 @@ def fused_linears(model: nn.Module, layers: Sequence[LayerSpec]) -> list[FusedLi
                     f"vLLM's quantised module {name} has no linear {unknown[0]} in the checkpoint",
                     "its names, or what it fuses, follow another scheme",
                 )
-            found.append(FusedLinear(name, module, split(name, module, [specs[n] for n in names])))
+            found.append(FusedLinear(name, module, split(name, module, [specs[n] for n in names], ranks)))
     if not found:
         raise BackendError("vLLM runs this model without any GPTQ linear", "it loaded it in another way")
     return found
@@ -94,17 +99,28 @@ def part_names(name: str, mapping: Mapping[str, Sequence[str]]) -> tuple[str, ..
     return tuple(parent + dot + part for part in mapping.get(leaf, (leaf,)))
 
 
-def split(name: str, module: nn.Module, specs: Sequence[LayerSpec]) -> tuple[Part, ...]:
-    """The columns of each linear, in the order given; refused where vLLM states other sizes."""
-    parts, first = [], 0
-    for spec in specs:
-        parts.append(Part(spec, first, first + spec.out_features))
-        first += spec.out_features
-    stated = getattr(module, "output_partition_sizes", None)
+def split(name: str, module: nn.Module, specs: Sequence[LayerSpec], ranks: int = 1) -> tuple[Part, ...]:
+    """The columns of each linear, in the order given; refused where vLLM states sizes that no even sharing gives."""
     ours = [spec.out_features for spec in specs]
-    if stated is not None and [int(n) for n in stated] != ours:
+    stated = [int(n) for n in getattr(module, "output_partition_sizes", None) or ours]
+    if len(stated) != len(ours) or not all(_share(n, whole, ranks) for n, whole in zip(stated, ours)):
         raise BackendError(
-            f"vLLM's {name} holds columns {[int(n) for n in stated]} and the checkpoint's linears have {ours}",
+            f"vLLM's {name} holds columns {stated} and the checkpoint's linears have {ours}",
             "its split is not understood",
         )
+    parts, first = [], 0
+    for spec, columns in zip(specs, stated):
+        rows = int(getattr(module, "input_size_per_partition", spec.in_features))
+        if not _share(rows, spec.in_features, ranks):
+            raise BackendError(
+                f"vLLM's {name} takes {rows} inputs and {spec.name} has {spec.in_features}",
+                "its sharing among ranks is not understood",
+            )
+        parts.append(Part(spec, first, first + columns, rows))
+        first += columns
     return tuple(parts)
+
+
+def _share(part: int, whole: int, ranks: int) -> bool:
+    """Whether `part` is the whole, or an even share of it among at most that many ranks."""
+    return part > 0 and whole % part == 0 and whole // part <= ranks

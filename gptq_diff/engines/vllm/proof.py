@@ -30,21 +30,33 @@ PLACES = (
 """Where releases call that step from: 0.9 and newer, and before."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which part of a linear's W [K, N] a module holds: from that row and that column on."""
+
+    row: int
+    column: int
+
+
 @dataclass
 class Proof:
     """What was seen between reading and shuffling.
 
-    columns: linears whose columns were proved. biases: module -> its bias as read; kernels may permute it later.
+    rank, ranks: whose modules these are, and how many share the model.
+    places: linears whose part was proved, with the part. biases: module -> its bias as read; kernels may permute it
+    later.
     """
 
-    columns: set[str] = field(default_factory=set)
+    rank: int = 0
+    ranks: int = 1
+    places: dict[str, Place] = field(default_factory=dict)
     biases: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
-def proving(checkpoint: Checkpoint) -> Iterator[Proof]:
+def proving(checkpoint: Checkpoint, rank: int = 0, ranks: int = 1) -> Iterator[Proof]:
     """Prove every quantised module of the model that is loaded inside; refused where a tensor differs."""
-    proof = Proof()
+    proof = Proof(rank, ranks)
     holder, name = _place()
     if holder is None:
         yield proof
@@ -52,7 +64,7 @@ def proving(checkpoint: Checkpoint) -> Iterator[Proof]:
     original = getattr(holder, name)
 
     def first_prove(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        for linear in fused_linears(model, checkpoint.layers):
+        for linear in fused_linears(model, checkpoint.layers, ranks):
             prove(linear, checkpoint, proof)
         return original(model, *args, **kwargs)
 
@@ -73,33 +85,76 @@ def _place() -> tuple[ModuleType | None, str]:
 
 
 def prove(linear: FusedLinear, checkpoint: Checkpoint, proof: Proof) -> None:
-    """Compare qweight, qzeros and scales of every part with its columns of the module, bit for bit."""
+    """Find the part of each linear that the module holds: qweight, qzeros and scales, bit for bit."""
     for part in linear.parts:
         stored = checkpoint.packed(part.spec.name)
-        for what in ("qweight", "qzeros", "scales"):
-            differing = differs(getattr(linear.module, what, None), stored, part, what)
-            if differing:
-                raise BackendError(
-                    f"vLLM's {linear.name} does not hold {part.spec.name} in its columns {part.first} to "
-                    f"{part.last - 1}: {what} {differing}",
-                    "how this release fuses linears is not understood",
-                )
-        proof.columns.add(part.spec.name)
+        differing = ""
+        for place in places(part, proof):
+            differing_here = _differing(linear.module, stored, part, place)
+            if not differing_here:
+                proof.places[part.spec.name] = place
+                break
+            differing = differing or differing_here
+        else:
+            raise BackendError(
+                f"vLLM's {linear.name} does not hold {part.spec.name} in its columns {part.first} to "
+                f"{part.last - 1}: {differing}",
+                "how this release fuses linears is not understood",
+            )
     bias = getattr(linear.module, "bias", None)
     if bias is not None:
         proof.biases[linear.name] = bias.detach().clone()
 
 
-def differs(held: torch.Tensor | None, stored: PackedLinear, part: Part, what: str) -> str:
-    """How a module's tensor departs from the checkpoint's in that part's columns; empty where it does not."""
+def places(part: Part, proof: Proof) -> list[Place]:
+    """Where an even share can lie, the one that this rank is expected to hold first."""
+    columns = part.last - part.first
+    shares = [
+        Place(row * part.rows, column * columns)
+        for row in range(part.spec.in_features // part.rows)
+        for column in range(part.spec.out_features // columns)
+    ]
+    expected = proof.rank * len(shares) // proof.ranks  # where fewer shares than ranks exist, neighbours hold the same
+    return [shares[expected], *(share for share in shares if share != shares[expected])]
+
+
+def _differing(module: nn.Module, stored: PackedLinear, part: Part, place: Place) -> str:
+    for what in ("qweight", "qzeros", "scales"):
+        found = differs(getattr(module, what, None), stored, part, what, place)
+        if found:
+            return f"{what} {found}"
+    return ""
+
+
+_NOWHERE = Place(0, 0)
+
+
+def differs(
+    held: torch.Tensor | None, stored: PackedLinear, part: Part, what: str, place: Place = _NOWHERE
+) -> str:  # fmt: skip
+    """How a module's tensor departs from that part of the checkpoint's; empty where it does not."""
     if held is None:
         return "is not there"
     own: torch.Tensor = getattr(stored, what)
     per_column = part.spec.bits / 32 if what == "qzeros" else 1.0  # int32 words along N
     columns = held[:, int(part.first * per_column) : int(part.last * per_column)].detach()
+    width = int((part.last - part.first) * per_column)
+    first = int(place.column * per_column)
+    own = _rows(own, part, what, place, held.shape[0])[:, first : first + width]
     own = own.to(device=held.device, dtype=held.dtype)
     if columns.shape != own.shape:
         return f"has the shape {list(columns.shape)}, not {list(own.shape)}"
     bits = {2: torch.int16, 4: torch.int32}[own.element_size()]
     count = int((columns.contiguous().view(bits) != own.contiguous().view(bits)).sum())
     return f"differs in {count} of {own.numel()} values" if count else ""
+
+
+def _rows(own: torch.Tensor, part: Part, what: str, place: Place, held: int) -> torch.Tensor:
+    """The rows of a packed tensor that belong to the share; groups that span shares are held whole by every rank."""
+    if what == "qweight":
+        first = place.row * part.spec.bits // 32
+    elif held == own.shape[0]:
+        return own
+    else:
+        first = place.row // part.spec.group_size
+    return own[first : first + held]

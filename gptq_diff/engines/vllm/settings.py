@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
+
 from gptq_diff.engines.base import LoadSpec
 from gptq_diff.errors import BackendError
+
+SCRATCH = "gptq_diff_scratch"
+"""Key in vLLM's `additional_config`: a directory that the engine and its ranks share."""
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the model lives in this process, where the taps are
@@ -95,3 +101,31 @@ def engine_arguments(spec: LoadSpec, known: frozenset[str]) -> dict[str, object]
     if missing:
         raise BackendError(f"this vLLM has no engine argument {missing[0]!r}", "take a release from 0.5.1 on")
     return {name: value for name, value in wanted.items() if name in known}
+
+
+def rank_environment(ranks: int, cores: Collection[int]) -> dict[str, str]:
+    """Variables for ranks on a CPU: the cores of each, since vLLM by itself wants a NUMA node for every rank."""
+    ordered = sorted(cores)
+    shares = [ordered[rank % len(ordered) :: ranks] for rank in range(ranks)]
+    return {"VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, share)) for share in shares)}
+
+
+def rank_arguments(spec: LoadSpec, known: frozenset[str], scratch: Path, *, cuda: bool) -> dict[str, object]:
+    """Further arguments where the model is shared out among ranks (tensor parallelism).
+
+    scratch: directory that the engine and the ranks share.
+    """
+    kind = "rank_gpu.GpuRank" if cuda else "rank_cpu.CpuRank"
+    wanted: dict[str, object] = {
+        "tensor_parallel_size": spec.tensor_parallel,
+        "distributed_executor_backend": "mp",
+        "worker_cls": f"gptq_diff.engines.vllm.{kind}",
+        "additional_config": {SCRATCH: str(scratch)},
+    }
+    missing = sorted(wanted.keys() - known)
+    if missing:
+        raise BackendError(
+            f"this vLLM has no engine argument {missing[0]!r}, which --tensor-parallel-size needs",
+            "take a newer release, or one GPU",
+        )
+    return wanted

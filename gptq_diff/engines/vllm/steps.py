@@ -21,10 +21,14 @@ class Steps:
     A step begins with the model's forward and ends with its `compute_logits` (a quantised lm_head runs in there).
     forced: ids to be chosen instead of the model's own; vLLM's sampler then sees logits that leave it no choice.
     tokens: the model's own choices, NaN counting as the largest value, as in vLLM's and torch's argmax.
+    samples: False for a tensor-parallel rank that vLLM may leave without logits; its tokens mean nothing.
     """
 
-    def __init__(self, prompt_rows: int, forced: tuple[int, ...] | None, tap: Tap | None) -> None:
+    def __init__(
+        self, prompt_rows: int, forced: tuple[int, ...] | None, tap: Tap | None, *, samples: bool = True
+    ) -> None:
         self.prompt_rows = prompt_rows
+        self.samples = samples
         self.forced = forced
         self.tap = tap
         self.tokens: list[int] = []
@@ -44,7 +48,7 @@ class Steps:
         before = vars(model).get("compute_logits")
         original = owner.compute_logits
 
-        def compute_logits(*args: Any, **kwargs: Any) -> torch.Tensor:
+        def compute_logits(*args: Any, **kwargs: Any) -> torch.Tensor | None:
             return self.end(original(*args, **kwargs))
 
         hook = model.register_forward_pre_hook(lambda _module, _arguments: self.begin())
@@ -74,22 +78,27 @@ class Steps:
                 "it padded, cached or split the prompt",
             )
 
-    def end(self, logits: torch.Tensor | None) -> torch.Tensor:
+    def end(self, logits: torch.Tensor | None) -> torch.Tensor | None:
         """The logits [1, V] are there; returns what the sampler is to see."""
+        if logits is None and not self.samples:
+            self._finish(torch.zeros(1))
+            return None
         if logits is None or logits.shape[0] != 1:
             shape = None if logits is None else list(logits.shape)
             raise CaptureError(f"vLLM computed logits of shape {shape} for one prompt", "its batch is not understood")
-        self.running = False
-        if self.tap is not None:
-            self.tap.end_step()
-        logits_V = logits[0].detach().to(device="cpu", dtype=torch.float32, copy=True)
-        if self.first_logits_V is None:
-            self.first_logits_V = logits_V
         step = len(self.tokens)
-        self.finite.append(bool(torch.isfinite(logits_V).any()))
-        self.tokens.append(int(torch.argmax(logits_V)))
+        self._finish(logits[0].detach().to(device="cpu", dtype=torch.float32, copy=True))
         if self.forced is None or step >= len(self.forced):
             return logits
         only = torch.full_like(logits, -1e4)
         only[0, self.forced[step]] = 1e4
         return only
+
+    def _finish(self, logits_V: torch.Tensor) -> None:
+        self.running = False
+        if self.tap is not None:
+            self.tap.end_step()
+        if self.first_logits_V is None:
+            self.first_logits_V = logits_V
+        self.finite.append(bool(torch.isfinite(logits_V).any()))
+        self.tokens.append(int(torch.argmax(logits_V)))

@@ -231,6 +231,6 @@ def test_without_a_proof_of_the_columns_there_is_no_backend(load: Any, monkeypat
 def test_a_linear_without_a_module_is_skipped_with_the_reason(load: Any) -> None:
     """Compared and skipped together must be all of the checkpoint's linears."""
     engine = load()
-    engine._linears = engine._linears[:1]
+    engine._model._linears = engine._model._linears[:1]
     engine.use_kernel("as-chosen")
     assert engine.skipped == {LAYERS[2]: "vLLM has no quantised module for it"}

@@ -97,7 +97,7 @@ def test_the_split_is_proved_on_the_packed_tensors(checkpoint: Checkpoint) -> No
     proof = Proof()
     for linear in linears_of(checkpoint):
         prove(linear, checkpoint, proof)
-    assert proof.columns == {spec.name for spec in checkpoint.layers}
+    assert set(proof.places) == {spec.name for spec in checkpoint.layers}
     assert list(proof.biases) == [f"{ATTENTION}.qkv_proj"]
     assert proof.biases[f"{ATTENTION}.qkv_proj"].shape == (128,)
 
@@ -148,7 +148,7 @@ def test_loading_is_watched_between_reading_and_shuffling(
     model = model_of(checkpoint)
     with proving(checkpoint) as proof:
         getattr(module, name)(model, "config", target="cpu")
-        assert len(proof.columns) == 4
+        assert len(proof.places) == 4
     assert done == [((model, "config"), {"target": "cpu"})]
     assert getattr(module, name) is original
 

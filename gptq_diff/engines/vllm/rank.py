@@ -1,0 +1,149 @@
+"""What is done beside the model, in the process that holds it: the engine's own, or a tensor-parallel rank's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import torch
+from torch import nn
+
+from gptq_diff.capture.tap import Tap
+from gptq_diff.checkpoint.reader import Checkpoint
+from gptq_diff.engines.base import Generation
+from gptq_diff.engines.vllm.kernels import WANTED, Choice, choose
+from gptq_diff.engines.vllm.modules import GEMM, FusedLinear, fused_linears
+from gptq_diff.engines.vllm.proof import Place, Proof
+from gptq_diff.engines.vllm.reduced import Reduced, shared_out
+from gptq_diff.engines.vllm.steps import Steps
+from gptq_diff.engines.vllm.taps import tapped
+from gptq_diff.errors import BackendError, CaptureError
+from gptq_diff.kernels.vllm_gemm.op import vllm_ops
+from gptq_diff.kernels.vllm_gemm.paths import FAST, RECONSTRUCT, PathGuard
+
+
+class Rank:
+    """The quantised modules of one process, proved, with their taps and forced paths."""
+
+    def __init__(self, model: nn.Module, checkpoint: Checkpoint, proof: Proof) -> None:
+        self.model = model
+        self._checkpoint = checkpoint
+        self._proof = proof
+        self._linears = fused_linears(model, checkpoint.layers, proof.ranks)
+        _all_proved(self._linears, proof)
+        self._choice = Choice()
+        self._guard: PathGuard | None = None
+
+    def use_kernel(self, name: str) -> None:
+        """Check every module's kernel against the mode, and prepare to force its path."""
+        self._choice = choose(name, self._linears)
+        gemm = [linear for linear in self._choice.judged if linear.path == GEMM]
+        if gemm and self._guard is None:
+            self._guard = PathGuard(vllm_ops(), str(next(gemm[0].module.parameters()).device))
+        if self._guard is not None:
+            self._guard.force = name if WANTED[name] == GEMM and name in (FAST, RECONSTRUCT) else None
+            for bits in sorted({part.spec.bits for linear in gemm for part in linear.parts}):
+                self._guard.boundary(bits)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Layer -> why it is not judged."""
+        held = {part.spec.name for linear in self._linears for part in linear.parts}
+        absent = {s.name: "vLLM has no quantised module for it" for s in self._checkpoint.layers if s.name not in held}
+        return {**absent, **self._choice.skipped}
+
+    @property
+    def tapped(self) -> frozenset[str]:
+        """Every linear of a judged module."""
+        return frozenset(part.spec.name for linear in self._choice.judged for part in linear.parts)
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """Linear -> the part of its W that this process holds."""
+        return dict(self._proof.places)
+
+    @property
+    def reduced(self) -> list[Reduced]:
+        """The judged modules whose outputs are summed over the ranks."""
+        return shared_out(self._choice.judged) if self._proof.ranks > 1 else []
+
+    @property
+    def boundaries(self) -> dict[int, int]:
+        """Bits -> rows up to which gptq_gemm takes its fast path, as far as that was asked."""
+        return self._guard.boundaries if self._guard is not None else {}
+
+    @contextlib.contextmanager
+    def followed(self, steps: Steps) -> Iterator[None]:
+        """One prompt: taps where the steps have one, the path guard, and the steps themselves; undone in any case."""
+        with contextlib.ExitStack() as undo:
+            if self._guard is not None:
+                undo.enter_context(self._guard.installed())
+            if steps.tap is not None:
+                biases, record = self._proof.biases, self._recorder(steps, steps.tap)
+                undo.enter_context(tapped(self._choice.judged, biases, record))
+                for reduced in self.reduced:
+                    undo.enter_context(reduced.watched(steps.tap))
+            undo.enter_context(steps.followed(self.model))
+            yield
+
+    def _recorder(self, steps: Steps, tap: Tap) -> Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]:
+        def record(linear: FusedLinear, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
+            steps.check_rows(linear.name, x_MK.shape[0])
+            path = linear.path
+            if path == GEMM:
+                path = self._guard.taken() if self._guard is not None else None
+            if path is None:
+                raise CaptureError(f"{linear.name} ran without a call of gptq_gemm", "its kernel is not understood")
+            for part in linear.parts:
+                tap.record(part.spec.name, x_MK, y_MN[:, part.first : part.last], path)
+
+        return record
+
+
+def _all_proved(linears: list[FusedLinear], proof: Proof) -> None:
+    """Without a proof of the columns, a fused module's parts cannot be told apart."""
+    for linear in linears:
+        for part in linear.parts:
+            if part.spec.name not in proof.places:
+                raise BackendError(
+                    f"it could not be proved which columns of vLLM's {linear.name} are {part.spec.name}",
+                    "this release loads weights in a way that is not understood",
+                )
+
+
+class OneProcess(Rank):
+    """The whole model in the engine's own process."""
+
+    @contextlib.contextmanager
+    def watching(self, rows: int, forced: tuple[int, ...] | None, tap: Tap | None) -> Iterator[Watched]:
+        """One prompt of that many tokens; what it gave is there once the context is left."""
+        steps = Steps(rows, forced, tap)
+        with self.followed(steps):
+            yield Watched(steps)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The steps of one prompt."""
+
+    steps: Steps
+
+    def generation(self) -> Generation:
+        """What they gave; CaptureError when there was none."""
+        steps = self.steps
+        if steps.first_logits_V is None:
+            raise CaptureError("vLLM computed no logits for the prompt", "this release is not understood")
+        return Generation(tuple(steps.tokens), tuple(steps.finite), steps.first_logits_V, len(steps.tokens))
+
+
+def facts_of(rank: Rank) -> dict[str, Any]:
+    """What a rank tells the engine after `use_kernel`, as plain values."""
+    return {
+        "skipped": rank.skipped,
+        "tapped": sorted(rank.tapped),
+        "places": {name: (place.row, place.column) for name, place in rank.places.items()},
+        "reduced": [reduced.name for reduced in rank.reduced],
+        "boundaries": rank.boundaries,
+    }
