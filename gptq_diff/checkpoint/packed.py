@@ -30,6 +30,12 @@ class PackedLinear:
     g_idx: torch.Tensor | None
     bias: torch.Tensor | None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed tensors, without the bias."""
+        tensors = (self.qweight, self.qzeros, self.scales, self.g_idx)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
     def to(self, device: torch.device | str) -> PackedLinear:
         """The same linear with its tensors on another device."""
         return replace(

@@ -11,10 +11,13 @@ from gptq_diff.capture.tap import Tap
 from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.engines.base import Engine, Generation, LoadSpec
 from gptq_diff.engines.decode import Decoder
+from gptq_diff.engines.device import find_device, spare_bytes
 from gptq_diff.engines.quant_linear import Switchboard
+from gptq_diff.engines.shelf import Shelf
 from gptq_diff.engines.skeleton import empty_model, fill
 from gptq_diff.kernels.base import Kernel
 from gptq_diff.kernels.catalogue import make_kernel
+from gptq_diff.kernels.precision import full_precision
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -26,12 +29,13 @@ class HfEngine(Engine):
         if spec.threads:
             torch.set_num_threads(spec.threads)
         torch.manual_seed(spec.seed)
-        dtype = DTYPES[spec.dtype]
+        dtype, self._device = DTYPES[spec.dtype], find_device(spec.device)
         self._checkpoint = open_checkpoint(spec.model, trust_remote_code=spec.trust_remote_code)
-        self._board = Switchboard(make_kernel("fp16"), make_kernel("fp16"))
+        shelf = Shelf(self._device, spare_bytes(self._device))
+        self._board = Switchboard(make_kernel("fp16"), make_kernel("fp16"), shelf=shelf)
         self._model = empty_model(spec.model, dtype, trust_remote_code=spec.trust_remote_code)
-        fill(self._model, self._checkpoint, self._board, dtype, spec.device)
-        self._decoder = Decoder(self._model, spec.device)
+        fill(self._model, self._checkpoint, self._board, dtype, str(self._device))
+        self._decoder = Decoder(self._model, str(self._device))
 
     def use_kernel(self, name: str) -> None:
         """Switch every quantised linear to the kernel of that name."""
@@ -59,7 +63,8 @@ class HfEngine(Engine):
         """Greedy decode with a key-value cache; stops after the model's own end-of-sequence token."""
         self._board.tap = tap
         try:
-            return self._decoder.generate(token_ids, max_new_tokens=max_new_tokens, forced=forced, tap=tap)
+            with full_precision():
+                return self._decoder.generate(token_ids, max_new_tokens=max_new_tokens, forced=forced, tap=tap)
         finally:
             self._board.tap = None
 
@@ -67,9 +72,12 @@ class HfEngine(Engine):
         """Interpreter and packages."""
         import transformers
 
-        return {
+        facts = {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "numpy": np.__version__,
         }
+        if self._device.type == "cuda":
+            facts["gpu"] = torch.cuda.get_device_name(self._device)
+        return facts

@@ -28,9 +28,10 @@ class MappedEmbedding(nn.Module):
 
 
 class MappedLinear(nn.Module):
-    """An unquantised linear on a mapped [N, K] weight, widened to float32 chunk by chunk.
+    """An unquantised linear on a [N, K] weight, widened to float32 chunk by chunk.
 
-    Products are accumulated in float32 and rounded once to the input's dtype.
+    The weight is mapped, or on the device already (engines.shelf). Products are accumulated in float32 and rounded once
+    to the input's dtype.
     """
 
     def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
@@ -46,11 +47,11 @@ class MappedLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., N] in the dtype of x."""
         wide = x.float()
-        parts = [
-            torch.nn.functional.linear(wide, self._table[i : i + CHUNK_ROWS].to(device=x.device, dtype=torch.float32))
-            for i in range(0, self._table.shape[0], CHUNK_ROWS)
-        ]
-        y = torch.cat(parts, dim=-1)
+        # moved first and widened there: in one call the CPU would widen, and twice the bytes would travel
+        chunks = (
+            self._table[i : i + CHUNK_ROWS].to(x.device).float() for i in range(0, self._table.shape[0], CHUNK_ROWS)
+        )
+        y = torch.cat([torch.nn.functional.linear(wide, chunk) for chunk in chunks], dim=-1)
         if self._bias is not None:
             y = y + self._bias.to(device=x.device, dtype=torch.float32)
         return y.to(x.dtype)

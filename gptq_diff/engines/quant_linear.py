@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from gptq_diff.engines.shelf import Shelf, on_the_cpu
 from gptq_diff.kernels.base import Kernel
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Switchboard:
-    """What all quantised linears of one model share: the kernel in force, its stand-in, and the tap.
+    """What all quantised linears of one model share: the kernel in force, its stand-in, the tap, and the device.
 
     refused: layers the kernel cannot take; they run on `stand_in`, untapped, and count as skipped.
     """
@@ -26,6 +27,7 @@ class Switchboard:
     stand_in: Kernel
     refused: dict[str, str] = field(default_factory=dict)
     tap: Tap | None = None
+    shelf: Shelf = field(default_factory=on_the_cpu)
 
 
 class QuantLinear(nn.Module):
@@ -42,13 +44,11 @@ class QuantLinear(nn.Module):
         """[..., N] in the dtype of x [..., K]."""
         board, name = self._board, self._linear.spec.name
         x_MK = x.reshape(-1, self.in_features)
-        if name in board.refused:
-            y_MN = board.stand_in.multiply(x_MK, self._linear).y_MN.to(x.dtype)
-        else:
-            product = board.kernel.multiply(x_MK, self._linear)
-            y_MN = product.y_MN.to(x.dtype)
-            if board.tap is not None:
-                board.tap.record(name, x_MK, y_MN, product.path)
+        kernel = board.stand_in if name in board.refused else board.kernel
+        product = kernel.multiply(x_MK, self._linear if kernel.on_host else board.shelf.linear(self._linear))
+        y_MN = product.y_MN.to(device=x.device, dtype=x.dtype)
+        if name not in board.refused and board.tap is not None:
+            board.tap.record(name, x_MK, y_MN, product.path)
         if self._linear.bias is not None:
             y_MN = y_MN + self._linear.bias.to(device=x.device, dtype=x.dtype)
         return y_MN.reshape(*x.shape[:-1], self.out_features)

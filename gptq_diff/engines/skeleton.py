@@ -59,12 +59,12 @@ def empty_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> n
 
 
 def fill(model: nn.Module, checkpoint: Checkpoint, board: Switchboard, dtype: torch.dtype, device: str) -> None:
-    """Replace the quantised linears, map embeddings and other linears, copy what is small (norms, biases).
+    """Replace the quantised linears, map embeddings and other linears, copy what is small (norms) or move it (biases).
 
     Subclasses of torch's own modules may compute something else (Gemma scales its embedding), so they are kept and
     given their weights. BackendError where the checkpoint lacks a tensor, or has one of another shape.
     """
-    stored = _Stored(checkpoint)
+    stored = _Stored(checkpoint, device)
     modules = dict(model.named_modules())
     quantised = {spec.name for spec in checkpoint.layers}
     for spec in checkpoint.layers:
@@ -75,20 +75,23 @@ def fill(model: nn.Module, checkpoint: Checkpoint, board: Switchboard, dtype: to
             model.set_submodule(name, MappedEmbedding(table_VH, dtype))
         elif type(module) is nn.Linear and name not in quantised:
             weight_NK = _weight_or_tied(model, stored, name, module)
-            model.set_submodule(name, MappedLinear(weight_NK, _bias(module, name, stored)))
+            model.set_submodule(name, MappedLinear(board.shelf.table(weight_NK), _bias(module, name, stored)))
     for name, parameter in list(model.named_parameters()):
         if parameter.is_meta:
             owner, _, leaf = name.rpartition(".")
-            value = stored.tensor(name, parameter.shape).to(device=device, dtype=dtype)
+            value = stored.small(name, parameter.shape).to(dtype)
             setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
-    model.to(device)
+    for name, buffer in list(model.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, buffer.to(device))
 
 
 class _Stored:
     """The checkpoint's tensors, with a clear sentence for one that is not there or does not fit."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         self.checkpoint = checkpoint
+        self._device = device
         self.names = frozenset(checkpoint.tensor_names())
         self._skipped = checkpoint.skipped
 
@@ -109,6 +112,10 @@ class _Stored:
                 "config.json and weights are of different models",
             )
         return tensor
+
+    def small(self, name: str, shape: torch.Size) -> torch.Tensor:
+        """The tensor of that name, on the model's device for good; on the CPU it stays mapped."""
+        return self.tensor(name, shape).to(self._device)
 
 
 def _quant_linear(
@@ -136,7 +143,7 @@ def _quant_linear(
 def _bias(module: nn.Linear, name: str, stored: _Stored) -> torch.Tensor | None:
     """The stored bias where the architecture has one."""
     asked = dict(module.named_parameters()).get("bias")
-    return None if asked is None else stored.tensor(f"{name}.bias", asked.shape)
+    return None if asked is None else stored.small(f"{name}.bias", asked.shape)
 
 
 def _weight_or_tied(model: nn.Module, stored: _Stored, name: str, module: nn.Linear) -> torch.Tensor:

@@ -28,9 +28,13 @@ class Product:
 
 
 class Kernel(abc.ABC):
-    """One way to multiply by a GPTQ-packed weight; stateless but for a cache of unpacked weights."""
+    """One way to multiply by a GPTQ-packed weight; stateless but for a cache of unpacked weights.
+
+    on_host: it computes on the CPU whatever device x is on, and so takes the packed tensors as they are mapped.
+    """
 
     name: str
+    on_host: bool = False
 
     @abc.abstractmethod
     def supports(self, spec: LayerSpec) -> Support:

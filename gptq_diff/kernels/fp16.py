@@ -7,12 +7,13 @@ import torch
 from gptq_diff.checkpoint.dequant import dequantise
 from gptq_diff.checkpoint.packed import PackedLinear
 from gptq_diff.kernels.base import Kernel, Product
+from gptq_diff.kernels.precision import full_precision
 from gptq_diff.kernels.weight_store import DEFAULT_BUDGET, WeightStore
 from gptq_diff.records import LayerSpec, Support
 
 
 class Fp16Kernel(Kernel):
-    """y = x W in float16 by torch, which accumulates in float32 on CPUs; error model "fp16"."""
+    """y = x W in float16 by torch, which is held to float32 sums; error model "fp16"."""
 
     name = "fp16"
 
@@ -24,8 +25,11 @@ class Fp16Kernel(Kernel):
         return Support(ok=True)
 
     def multiply(self, x_MK: torch.Tensor, linear: PackedLinear) -> Product:
-        """float16 [M, N]; the weight is held as [N, K], the layout torch.nn.functional.linear is fast for."""
+        """float16 [M, N] on the device of x; the weight is held as [N, K], the layout `linear` is fast for."""
+        device = x_MK.device
         w_NK = self._weights.get(
-            linear.spec.name, lambda: dequantise(linear, torch.float32).t().to(torch.float16).contiguous()
+            f"{linear.spec.name} on {device}",
+            lambda: dequantise(linear.to(device), torch.float32).t().to(torch.float16).contiguous(),
         )
-        return Product(torch.nn.functional.linear(x_MK.to(torch.float16), w_NK), "fp16")
+        with full_precision():
+            return Product(torch.nn.functional.linear(x_MK.to(torch.float16), w_NK), "fp16")

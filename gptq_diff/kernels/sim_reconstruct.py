@@ -28,6 +28,7 @@ class SimReconstruct(Kernel):
     """
 
     name = "sim-reconstruct"
+    on_host = True
 
     def __init__(self, cache_bytes: int = DEFAULT_BUDGET) -> None:
         self._weights: WeightStore[HalfWeight] = WeightStore(cache_bytes)
