@@ -15,6 +15,7 @@ from gptq_diff.suggest import nearest
 
 _SKELETON = ("torch", "transformers", "safetensors")
 _VLLM = ("vllm",)
+_AUTO_GPTQ = ("auto_gptq",)
 
 PRESETS: tuple[Preset, ...] = (
     Preset(
@@ -114,6 +115,44 @@ PRESETS: tuple[Preset, ...] = (
         summary="vLLM with Machete (Hopper only), checked layer by layer",
         requires=_VLLM,
         route="machete",
+        gpu=True,
+    ),
+    Preset(
+        name="auto-gptq",
+        engine="auto_gptq",
+        kernel="as-chosen",
+        dtype="float16",
+        summary="auto_gptq with the kernel that it picks itself, named in the report; its torch path on a CPU",
+        requires=_AUTO_GPTQ,
+        route="auto",
+    ),
+    Preset(
+        name="auto-gptq-torch",
+        engine="auto_gptq",
+        kernel="torch",
+        dtype="float16",
+        summary="auto_gptq on its torch path: dequantised to float16, multiplied by torch",
+        requires=_AUTO_GPTQ,
+        route="torch",
+    ),
+    Preset(
+        name="auto-gptq-exllama",
+        engine="auto_gptq",
+        kernel="exllama",
+        dtype="float16",
+        summary="auto_gptq with exllama v1 (from 8 rows on it reconstructs), checked layer by layer",
+        requires=_AUTO_GPTQ,
+        route="exllama",
+        gpu=True,
+    ),
+    Preset(
+        name="auto-gptq-exllamav2",
+        engine="auto_gptq",
+        kernel="exllamav2",
+        dtype="float16",
+        summary="auto_gptq with exllama v2 (above 50 rows it reconstructs), checked layer by layer",
+        requires=_AUTO_GPTQ,
+        route="exllamav2",
         gpu=True,
     ),
 )

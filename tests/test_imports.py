@@ -61,6 +61,7 @@ NEVER_IN_CLI = {"engines", "worker", "kernels", "numerics", "__main__"}
 # (huggingface_hub comes with transformers), and numba with its llvmlite, which are optional.
 WORKER_MODULES = {"torch", "numpy", "safetensors"}
 WORKER_MODULES |= {"transformers", "huggingface_hub", "accelerate", "vllm", "auto_gptq", "gptqmodel"}
+WORKER_MODULES |= {"optimum", "exllama_kernels", "exllamav2_kernels"}  # with GPTQModel; with auto_gptq
 WORKER_MODULES |= {"numba", "llvmlite"}
 HEAVY = {"torch", "transformers", "numpy", "numba", "safetensors", "tokenizers", "jinja2", "vllm"}
 

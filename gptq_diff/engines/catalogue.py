@@ -18,4 +18,8 @@ def engine_named(name: str) -> Callable[[LoadSpec], Engine]:
         from gptq_diff.engines.vllm_engine import VllmEngine
 
         return VllmEngine
+    if name == "auto_gptq":
+        from gptq_diff.engines.auto_gptq_engine import AutoGptqEngine
+
+        return AutoGptqEngine
     raise BackendError(f"there is no engine called {name!r}", "see `gptq-diff backends`")

@@ -5,7 +5,7 @@ Needs an NVIDIA GPU and vLLM in this interpreter. The last weight prepared is ke
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,29 +13,13 @@ from gptq_diff.checkpoint.packing import unpack_zeros
 from gptq_diff.errors import BackendError
 from gptq_diff.kernels.base import Kernel, Product
 from gptq_diff.kernels.fastpath import refusal
+from gptq_diff.kernels.last_made import LastMade
 from gptq_diff.kernels.vllm_gemm.op import GemmWeight, multiply, shuffled, vllm_ops
 from gptq_diff.kernels.vllm_gemm.paths import PathGuard
 from gptq_diff.records import LayerSpec, Support
 
 if TYPE_CHECKING:
     from gptq_diff.checkpoint.packed import PackedLinear
-
-Prepared = TypeVar("Prepared")
-
-
-class _Last(Generic[Prepared]):
-    """Remembers what was made of the last linear."""
-
-    def __init__(self, make: Callable[[PackedLinear], Prepared]) -> None:
-        self._make = make
-        self._linear: PackedLinear | None = None
-        self._prepared: Prepared | None = None
-
-    def of(self, linear: PackedLinear) -> Prepared:
-        """What `make` gives for it; made again only for another one."""
-        if self._linear is not linear or self._prepared is None:
-            self._prepared, self._linear = self._make(linear), linear
-        return self._prepared
 
 
 class VllmGemm(Kernel):
@@ -50,7 +34,7 @@ class VllmGemm(Kernel):
         self._ops = vllm_ops()
         self._guard = PathGuard(self._ops, device)
         self._guard.force = path
-        self._weights: _Last[GemmWeight] = _Last(lambda linear: shuffled(self._ops, linear, device))
+        self._weights: LastMade[GemmWeight] = LastMade(lambda linear: shuffled(self._ops, linear, device))
 
     def supports(self, spec: LayerSpec) -> Support:
         """What gptq_gemm can multiply: bit widths, shapes and group sizes."""
@@ -79,7 +63,7 @@ class VllmMarlin(Kernel):
             raise BackendError(f"this vLLM keeps Marlin in an unknown place: {e}", "take vLLM 0.20.2") from e
         self._utils: Any = marlin_utils
         self._types = {4: scalar_types.uint4b8, 8: scalar_types.uint8b128}
-        self._weights: _Last[dict[str, Any]] = _Last(self._prepare)
+        self._weights: LastMade[dict[str, Any]] = LastMade(self._prepare)
 
     def supports(self, spec: LayerSpec) -> Support:
         """Symmetric 4 and 8 bit in shapes and group sizes that Marlin's own check takes."""

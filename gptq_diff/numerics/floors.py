@@ -106,6 +106,21 @@ def exllama_fast(rows: Rows) -> torch.Tensor:
     return HALF_RMS**2 * rounded + rows.n * steps * SUBNORMAL_RMS**2
 
 
+def exllama_v1(rows: Rows) -> torch.Tensor:
+    """The fused path of auto_gptq's exllama v1 (v0.7.1, autogptq_extension/exllama/matrix.cuh and q4_matmul.cu).
+
+    Two lanes of a float16 pair take every other row of K; each adds four unscaled products, and that sum times the
+    scale to its own running sum, all rounded to float16. The lanes are added after 256 rows of K (384 for a few widths:
+    the larger figure is taken), and blocks to the output.
+    """
+    block = min(384, rows.k)
+    blocks, lanes = rows.k / block, 2 * rows.k / block
+    rounded = rows.sums2(_upto(LANE[4]), rows.k / LANE[4])
+    rounded += rows.sums2(_upto(block / 2, LANE[4]), lanes)
+    rounded += rows.sums2(_upto(block, block), blocks) + rows.sums2(_upto(rows.k, block, 2 * block))
+    return HALF_RMS**2 * rounded + rows.n * math.ceil(rows.k / 8) * SUBNORMAL_RMS**2
+
+
 def exllama_reconstruct(rows: Rows) -> torch.Tensor:
     """float16 weights, then a matmul that rounds its accumulator to float16 after every 16 rows of K.
 
@@ -121,14 +136,19 @@ def marlin(rows: Rows) -> torch.Tensor:
     return fp16(rows) + _output(rows)
 
 
-HALF_WEIGHTS = frozenset({"fp16", "vllm-cpu-w4a16", "machete", "marlin"})
-"""Paths that round scaled weights to float16 and sum in float32 (vllm-cpu-w4a16: vLLM's csrc/cpu/cpu_wna16.cpp)."""
+HALF_WEIGHTS = frozenset({"fp16", "vllm-cpu-w4a16", "machete", "marlin", "auto-gptq-torch"})
+"""Paths that round scaled weights to float16 and sum in float32.
+
+vllm-cpu-w4a16: vLLM's csrc/cpu/cpu_wna16.cpp. auto-gptq-torch: auto_gptq's nn_modules/qlinear/qlinear_cuda_old.py and
+qlinear_cuda.py, `scales * (weight - zeros)` in float16, then torch.matmul in float16.
+"""
 
 MODELS = {
     "exact": exact,
     **dict.fromkeys(HALF_WEIGHTS, fp16),
     "marlin": marlin,
     "exllama-fast": exllama_fast,
+    "exllama-v1": exllama_v1,
     "exllama-reconstruct": exllama_reconstruct,
 }
 """Error models by the name of the path that ran."""
