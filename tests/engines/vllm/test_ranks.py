@@ -139,11 +139,11 @@ class SharedLLM:
             additional_config=arguments["additional_config"],
         )
         self.ranks = [FakeRank(rank, config, self.meeting) for rank in range(arguments["tensor_parallel_size"])]
-        for rank in self.ranks:
-            try:
+        try:
+            for rank in self.ranks:
                 rank.load_model()
-            except BackendError:
-                raise Exception("WorkerProc initialization failed, see stack trace") from None
+        except BackendError:
+            raise Exception("WorkerProc initialization failed, see stack trace") from None
         SharedLLM.last = self
 
     def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> list[Any]:
