@@ -12,6 +12,7 @@ import typer
 from gptq_diff.errors import UsageError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", re.IGNORECASE | re.ASCII)
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -26,6 +27,14 @@ def parse_size(value: str | int) -> int:
     if unit == "i":
         raise UsageError(f"{text!r} is not a size", "Write a number and a unit: 500MB, 2GB, 1.5GiB.")
     return int(float(number) * base ** _POWERS[unit.removesuffix("i")])
+
+
+def parse_device(value: str) -> str:
+    """The device as torch spells it; `auto` stays, and so does nothing at all."""
+    text = str(value).strip().lower()
+    if text and _DEVICE.fullmatch(text) is None:
+        raise UsageError(f"--device {value} is not a device", "Write cpu, cuda, cuda:N or auto.")
+    return text
 
 
 class CaptureMode(str, enum.Enum):
@@ -95,7 +104,13 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run 
 Download = Annotated[bool, typer.Option("--download", help="Fetch a Hub id that is not in the local cache.")]
 Device = Annotated[
     str,
-    typer.Option("--device", metavar="NAME", help="cpu for the transformers engine; vLLM finds its own."),
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        parser=parse_device,
+        help="cpu, cuda, cuda:N, or auto: a GPU if there is one. vLLM always takes one, with cuda:N that one.",
+        show_default="cpu for the hf- and sim- backends, auto for the others",
+    ),
 ]
 TensorParallelSize = Annotated[
     int,

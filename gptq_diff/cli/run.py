@@ -12,7 +12,6 @@ import typer
 
 from gptq_diff.cli import options as o
 from gptq_diff.cli.threads import wait_without_spinning
-from gptq_diff.errors import UsageError
 
 
 def run(
@@ -32,7 +31,7 @@ def run(
     no_chat_template: o.NoChatTemplate = False,
     trust_remote_code: o.TrustRemoteCode = False,
     download: o.Download = False,
-    device: o.Device = "cpu",
+    device: o.Device = "",
     tensor_parallel_size: o.TensorParallelSize = 1,
     timeout: o.Timeout = 3600.0,
     seed: o.Seed = 0,
@@ -44,11 +43,6 @@ def run(
 ) -> None:
     """Run a checkpoint on every backend, judge every quantised linear, name the first that breaks."""
     wait_without_spinning()
-    if device != "cpu":
-        raise UsageError(
-            f"--device {device}: the transformers engine runs on the CPU only so far",
-            "leave it out; for a GPU use vLLM's presets, which find it themselves",
-        )
     from gptq_diff.session.prepare import PromptSource, prepare, prepare_model
 
     asked = prepare(
@@ -64,6 +58,7 @@ def run(
         max_new_tokens=max_new_tokens,
         repeats=repeats,
         teacher_force=teacher_force,
+        device=device,
         tensor_parallel=tensor_parallel_size,
         timeout=timeout,
         seed=seed,

@@ -30,7 +30,7 @@ class AutoGptqEngine(HostedEngine):
     }
 
     def __init__(self, spec: LoadSpec) -> None:
-        device = place(spec, self.library)
+        device = place(spec)
         route = route_named(spec.route, device)
         import auto_gptq
         from auto_gptq.modeling import _base

@@ -8,7 +8,7 @@ from gptq_diff.errors import BackendError
 
 
 def find_device(asked: str) -> torch.device:
-    """The device of that name; "auto" is the first GPU that torch sees, else the CPU. BackendError where it is not."""
+    """The device of that name; "auto" is a GPU where torch sees one, else the CPU. BackendError for one not there."""
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(asked)

@@ -34,6 +34,7 @@ class Asked:
 
     model, reference_model: directories; the reference and the judge read the second.
     backends: in the order of the report, the reference included. timeout: seconds a backend; None is no limit.
+    device: --device; "" leaves it to each engine.
     capture: "auto", "full" or "stats"; capture_budget in bytes.
     tensor_parallel: processes that share a model, for the engines that can; the others use one.
     """
@@ -48,7 +49,7 @@ class Asked:
     max_new_tokens: int = 8
     repeats: int = 1
     teacher_force: bool = False
-    device: str = "cpu"
+    device: str = ""
     tensor_parallel: int = 1
     timeout: float | None = None
     seed: int = 0

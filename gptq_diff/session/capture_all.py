@@ -18,6 +18,7 @@ from gptq_diff.jobs import Job, WorkerSpec
 from gptq_diff.launch import Listener, Load, Outcome, run_load
 from gptq_diff.records import ModelInfo
 from gptq_diff.session.asked import Asked, Backend, BackendRecord, RunRecord
+from gptq_diff.session.devices import device_of, gpu_variables
 from gptq_diff.stage import stage_package
 
 SHARING = frozenset({"vllm"})
@@ -96,12 +97,13 @@ def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forc
     first = backends[0]
     model = asked.reference_model if first.name == asked.reference else asked.model
     spec = WorkerSpec(
-        engine=first.engine, model=str(model), dtype=first.dtype, device=asked.device,
+        engine=first.engine, model=str(model), dtype=first.dtype, device=device_of(first.engine, asked.device),
         trust_remote_code=asked.trust_remote_code, threads=asked.threads, seed=asked.seed, events="",
         parent=os.getpid(), jobs=jobs, route=first.route,
         tensor_parallel=asked.tensor_parallel if first.engine in SHARING else 1,
     )  # fmt: skip
     environment = {
+        **gpu_variables(first.engine, asked.device, os.environ),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "NUMBA_CACHE_DIR": str(cache_dir() / "numba"),

@@ -267,6 +267,10 @@ class TestNumbers:
             ("capture_budget", -1),
             ("capture_budget", "lots"),
             ("capture", "some"),
+            ("device", "gpu"),
+            ("device", "cuda:"),
+            ("device", "cuda:-1"),
+            ("device", "cuda:1,2"),
         ],
     )
     def test_out_of_range(self, refused: Refused, option: str, value: object) -> None:

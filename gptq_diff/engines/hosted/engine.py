@@ -14,6 +14,7 @@ from gptq_diff.capture.tap import Tap
 from gptq_diff.checkpoint.reader import Checkpoint
 from gptq_diff.engines.base import Engine, Generation, LoadSpec
 from gptq_diff.engines.decode import Decoder
+from gptq_diff.engines.device import find_device
 from gptq_diff.engines.hosted.modules import HostedLinear, hosted_linears
 from gptq_diff.engines.hosted.proof import Proof
 from gptq_diff.engines.hosted.rest import prove_rest
@@ -116,20 +117,16 @@ class HostedEngine(Engine):
         return facts
 
 
-def place(spec: LoadSpec, library: str) -> str:
-    """Where to load: the device asked for, and where none is, the first NVIDIA GPU that torch sees, else the CPU.
+def place(spec: LoadSpec) -> str:
+    """Where to load, "cpu" or "cuda:N": what was asked for, "auto" and "" being the first GPU that torch sees, else the CPU.
 
-    Sets threads and seed as asked for. BackendError where a GPU is asked for and torch sees none.
+    Sets threads and seed as asked for. BackendError where that GPU is not there.
     """
-    seen = torch.cuda.is_available()
-    if spec.device != "cpu" and not seen:
-        raise BackendError(f"{library} was asked to run on {spec.device}, and torch sees no NVIDIA GPU", "take the CPU")
+    device = find_device(spec.device or "auto")
     if spec.threads:
         torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)
-    if spec.device in ("cpu", "cuda"):
-        return "cuda:0" if seen else "cpu"
-    return spec.device
+    return "cpu" if device.type == "cpu" else f"cuda:{device.index or 0}"
 
 
 def first_sentence(error: BaseException) -> str:
