@@ -118,7 +118,7 @@ class HostedEngine(Engine):
 
 
 def place(spec: LoadSpec) -> str:
-    """Where to load, "cpu" or "cuda:N": what was asked for, "auto" and "" being the first GPU that torch sees, else the CPU.
+    """Where to load, "cpu" or "cuda:N": as asked for; "auto" and "" are the first GPU that torch sees, else the CPU.
 
     Sets threads and seed as asked for. BackendError where that GPU is not there.
     """
