@@ -5,12 +5,10 @@ A new backend is one entry here, an engine or a kernel that does the work, and t
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 
 from gptq_diff.errors import UsageError
-from gptq_diff.records import Preset, Support
+from gptq_diff.records import Preset
 from gptq_diff.suggest import nearest
 
 _SKELETON = ("torch", "transformers", "safetensors")
@@ -157,9 +155,6 @@ PRESETS: tuple[Preset, ...] = (
     ),
 )
 
-_GPU_SIGNS = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
-"""What the NVIDIA driver leaves on Linux, and on Windows' Linux; asking torch would take seconds."""
-
 
 @dataclass(frozen=True)
 class BackendRequest:
@@ -201,18 +196,3 @@ def parse_backends(value: str) -> tuple[BackendRequest, ...]:
             raise UsageError(f"--backends names {name} twice", "Name each backend once.")
         requests.append(BackendRequest(preset, python or None))
     return tuple(requests)
-
-
-def usable(preset: Preset) -> Support:
-    """Whether gptq-diff's own interpreter has what the preset needs; looks for modules and imports none of them."""
-    missing = [module for module in preset.requires if importlib.util.find_spec(module) is None]
-    if missing:
-        return Support(ok=False, reason=f"Python module not installed: {', '.join(missing)}")
-    if preset.gpu and not any(Path(sign).exists() for sign in _GPU_SIGNS):
-        return Support(ok=False, reason="needs an NVIDIA GPU, and there is none here")
-    return Support(ok=True)
-
-
-def default_requests() -> tuple[BackendRequest, ...]:
-    """What runs without `--backends`: every preset that is usable here."""
-    return tuple(BackendRequest(preset) for preset in PRESETS if usable(preset).ok)

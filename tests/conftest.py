@@ -44,6 +44,12 @@ def shifted_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_model("tiny-qwen2", options, tmp_path_factory.mktemp("models") / "shifted")
 
 
+@pytest.fixture(autouse=True)
+def no_environments(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test sees the environments of whoever runs it: `vllm` would be one of the default backends."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+
+
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers run in this process (tests/session/in_process.py)."""

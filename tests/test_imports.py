@@ -37,6 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "toml_file": {"errors"},
     "config_file": {"errors", "suggest", "toml_file"},
     "presets": NOUNS | {"suggest"},
+    "environments": NOUNS | {"suggest", "text"},
+    "hosts": NOUNS | {"environments", "presets"},
     "prompts": NOUNS | {"suggest", "text"},
     "checkpoint": NOUNS,
     "numerics": NOUNS,
@@ -50,8 +52,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diagnose": PURE | {"capture", "compare", "judged_file"},
     "report": NOUNS | {"judged_file", "text"},
     "session": PURE
-    | {"capture", "compare", "diagnose", "environment", "jobs", "launch", "memory", "models", "presets", "prompts"}
-    | {"judged_file", "report", "stage", "text"},
+    | {"capture", "compare", "diagnose", "environment", "environments", "hosts", "jobs", "launch", "memory", "models"}
+    | {"presets", "prompts", "suggest", "judged_file", "report", "stage", "text"},
     "cases": NOUNS | {"config_file", "models", "presets", "prompts", "session", "suggest", "text", "toml_file"},
     "__main__": {"cli"},
 }

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import subprocess
-import sys
-
 import pytest
 
 from gptq_diff.errors import UsageError
-from gptq_diff.presets import PRESETS, BackendRequest, default_requests, parse_backends, preset_named, usable
+from gptq_diff.presets import PRESETS, BackendRequest, parse_backends, preset_named
 
 OURS = "hf-fp32, hf-fp16, sim-exllama, sim-reconstruct, sim-gptq"
 NAMES = f"{OURS}, vllm, vllm-gptq, vllm-exllama, vllm-reconstruct, gptq-marlin, gptq-machete"
@@ -116,40 +112,8 @@ def test_an_at_sign_without_an_interpreter_is_refused(value: str) -> None:
     assert error.hint == "Write sim-gptq@PYTHON, or sim-gptq alone for gptq-diff's own interpreter."
 
 
-def test_every_preset_without_a_foreign_engine_is_usable_where_the_package_is_installed() -> None:
-    """torch and transformers are dependencies, so nothing may be missing."""
-    ours = [p for p in PRESETS if p.engine == "transformers"]
-    assert ", ".join(p.name for p in ours) == OURS
-    assert [p.name for p in ours if not usable(p).ok] == []
-    assert [r.preset for r in default_requests()] == [p for p in PRESETS if usable(p).ok]
-
-
-def test_a_gpus_preset_is_not_usable_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even where vLLM is installed: its CPU build has none of those kernels."""
-    preset = dataclasses.replace(preset_named("vllm-gptq"), requires=())
-    monkeypatch.setattr("gptq_diff.presets._GPU_SIGNS", ("/no/such/device",))
-    assert usable(preset).reason == "needs an NVIDIA GPU, and there is none here"
-    monkeypatch.setattr("gptq_diff.presets._GPU_SIGNS", ("/no/such/device", "/"))
-    assert usable(preset).ok
-
-
 def test_the_paths_of_one_kernel_have_one_route_and_marlin_and_machete_their_own() -> None:
     """Presets of one route share a load of the engine, which takes most of a minute."""
     routes = {p.name: p.route for p in PRESETS if p.engine == "vllm"}
     assert routes["vllm-gptq"] == routes["vllm-exllama"] == routes["vllm-reconstruct"]
     assert len(set(routes.values())) == 4
-
-
-def test_a_missing_module_is_named() -> None:
-    """The reason goes into the table of `gptq-diff backends`."""
-    preset = dataclasses.replace(PRESETS[0], requires=("torch", "no_such_engine", "nor_this"))
-    support = usable(preset)
-    assert not support.ok
-    assert support.reason == "Python module not installed: no_such_engine, nor_this"
-
-
-def test_asking_what_is_usable_imports_no_engine() -> None:
-    """Looking for torch must not take the seconds that importing it does."""
-    code = "import sys; from gptq_diff.presets import *; default_requests(); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gptq_diff import __version__
-from gptq_diff.cli import model
+from gptq_diff.cli import env, model
 from gptq_diff.cli.backends import backends
 from gptq_diff.cli.compare import compare
 from gptq_diff.cli.demo import demo
@@ -32,6 +32,7 @@ app = typer.Typer(
 for command in (run, demo, backends, compare, report):
     app.command()(command)
 app.add_typer(model.app, name="model")
+app.add_typer(env.app, name="env")
 
 
 def _version(asked: bool) -> None:

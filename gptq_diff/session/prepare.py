@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint, resolve_model
+from gptq_diff.environments.find import (
+    PROJECT_FOLDER,
+    environment_at,
+    environments_in,
+    is_name,
+    python_of,
+    user_folder,
+)
 from gptq_diff.errors import UsageError
-from gptq_diff.presets import BackendRequest, default_requests, parse_backends, preset_named, usable
+from gptq_diff.hosts import default_requests, host_of
+from gptq_diff.presets import BackendRequest, parse_backends, preset_named
 from gptq_diff.prompts import read_prompt_file, tokenise
 from gptq_diff.records import Prompt
 from gptq_diff.session.asked import Asked, Backend
 from gptq_diff.session.same_shape import check_same_shape
+from gptq_diff.suggest import nearest
 
 
 @dataclass(frozen=True)
@@ -62,27 +71,36 @@ def prepare_backends(names: str | None, reference: str) -> tuple[Backend, ...]:
 
 def _backend(request: BackendRequest) -> Backend:
     preset = request.preset
-    if request.python is None:
-        support = usable(preset)
-        if not support.ok:
-            raise UsageError(f"the backend {preset.name} cannot run here: {support.reason}", "see `gptq-diff backends`")
-    python = interpreter(request.python)
+    if request.python is not None:
+        python = interpreter(request.python)
+    else:
+        host = host_of(preset)
+        if host.python is None:
+            reason = host.support.reason
+            raise UsageError(f"the backend {preset.name} cannot run here: {reason}", "see `gptq-diff backends`")
+        python = host.python
     return Backend(preset.name, preset.engine, preset.kernel, preset.dtype, str(python), preset.route)
 
 
-def interpreter(named: str | None) -> Path:
-    """The Python to run a worker under: our own, a path to one, or an environment's directory."""
-    if named is None:
-        return Path(sys.executable)
+def interpreter(named: str) -> Path:
+    """The Python that stands after `@`: an environment's, by name or directory, or one by its path or its name on PATH.
+
+    A bare name is first that of an environment in the user's own folder; then a file or directory here; then one of
+    `.envs` here, which is looked into only because the user named it; then a command on PATH.
+    """
     path = Path(named).expanduser()
-    inside = path / "bin" / "python"
-    if inside.exists():
-        return inside.absolute()
-    if path.is_file():
-        return path.absolute()
+    for place in (user_folder() / named, path, Path(PROJECT_FOLDER, named)) if is_name(named) else (path,):
+        ours = environment_at(place)
+        for python in (python_of(place), place) if ours is None else (ours.python,):
+            if python.is_file():
+                return python.absolute()
     found = shutil.which(named)
     if found is None:
-        raise UsageError(f"there is no Python interpreter {named!r}", "give the path of one, or of its environment")
+        known = [one.name for folder in (user_folder(), Path(PROJECT_FOLDER)) for one in environments_in(folder)]
+        raise UsageError(
+            f"there is no Python interpreter {named!r}{nearest(named, known)}",
+            "give the path of one, or of its environment; gptq-diff env list shows those that were made",
+        )
     return Path(found).absolute()
 
 

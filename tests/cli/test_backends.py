@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from gptq_diff.cli import backends as command
 from gptq_diff.cli.app import app
-from gptq_diff.presets import PRESETS, usable
+from gptq_diff.environments.find import user_folder
+from gptq_diff.hosts import host_of
+from gptq_diff.presets import PRESETS
+from tests.environments.made import make_environment
 
 
 def invoke(*arguments: str) -> tuple[str, str]:
@@ -26,11 +31,11 @@ def test_the_table_goes_to_stderr_with_every_preset() -> None:
     assert out == ""
     lines = err.splitlines()
     assert lines[0].split()[:2] == ["backend", "usable"]
-    rows = "\n".join(lines[1:]).replace("\n ", " ").splitlines()  # a long cell goes on in the next line
-    assert [row.split()[0] for row in rows] == [preset.name for preset in PRESETS]
-    for row, preset in zip(rows, PRESETS, strict=True):
-        assert row.split()[1] == ("yes" if usable(preset).ok else "no:")
-        assert not set(preset.summary.split()) - set(row.split())
+    starts = [line for line in lines[1:] if not line.startswith(" ")]  # a long cell goes on in the next line
+    assert [row.split()[0] for row in starts] == [preset.name for preset in PRESETS]
+    for row, preset in zip(starts, PRESETS, strict=True):
+        assert row.split()[1] == ("yes" if host_of(preset).support.ok else "no")
+        assert preset.summary.split()[0] in row.split()
 
 
 def test_json_goes_to_stdout_with_every_field() -> None:
@@ -50,6 +55,12 @@ def test_json_goes_to_stdout_with_every_field() -> None:
         "gpu": False,
         "usable": True,
         "reason": "",
+        "python": sys.executable,
+        "environment": None,
+        "versions": {
+            "transformers": importlib.metadata.version("transformers"),
+            "torch": importlib.metadata.version("torch"),
+        },
     }
     assert [entry["name"] for entry in document["backends"]] == [preset.name for preset in PRESETS]
 
@@ -58,6 +69,19 @@ def test_what_is_missing_is_named_in_both(monkeypatch: pytest.MonkeyPatch) -> No
     """A skip is a value with a reason."""
     absent = dataclasses.replace(PRESETS[0], name="absent", requires=("no_such_module",))
     monkeypatch.setattr(command, "PRESETS", (absent,))
-    assert "no: Python module not installed: no_such_module" in invoke()[1]
+    row = invoke()[1].splitlines()[1]
+    assert row.startswith("absent   no      Python module not installed:")
     (entry,) = json.loads(invoke("--json")[0])["backends"]
     assert (entry["usable"], entry["reason"]) == (False, "Python module not installed: no_such_module")
+
+
+def test_an_environment_is_shown_with_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreter and versions of a preset that does not run in our own."""
+    held = dataclasses.replace(PRESETS[0], name="held", requires=("auto_gptq",))
+    monkeypatch.setattr(command, "PRESETS", (held,))
+    versions = {"auto_gptq": "0.7.1", "torch": "2.13.0+cpu"}
+    directory = make_environment(user_folder(), "auto-gptq", versions, ("auto_gptq",))
+    assert "auto-gptq: auto_gptq 0.7.1, torch 2.13.0+cpu" in " ".join(invoke()[1].split())
+    (entry,) = json.loads(invoke("--json")[0])["backends"]
+    assert (entry["usable"], entry["environment"]) == (True, "auto-gptq")
+    assert (entry["python"], entry["versions"]) == (str(directory / "bin" / "python"), versions)
