@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gptq_diff.checkpoint.dequant import unscaled_codes
-from gptq_diff.numerics.floors import BLOCK_K
+from gptq_diff.checkpoint.dequant import group_of_row, unscaled_codes
+from gptq_diff.checkpoint.packing import unpack_zeros
+from gptq_diff.numerics.floors import BLOCK_K, MMA_K, SINGLE_RMS
 from gptq_diff.numerics.partial_sums import Rounding, half_variance, own_rounding, running_sums2
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def rounding(
     """
     if path == "exllama-fast" and linear is not None:
         return fast_path_rounding(x_MK, w_KN, linear, columns)
+    if path == "gptqmodel-int4pack" and linear is not None:
+        return int4pack_rounding(x_MK, w_KN, linear, columns)
     return own_rounding(path, x_MK, w_KN)
 
 
@@ -60,3 +63,14 @@ def fast_path_rounding(
     variance = torch.where(torch.isfinite(rms), rms, 0.0).double().square()
     variance += running_sums2(x_MK.float(), w_KC, BLOCK_K, measure=half_variance)
     return Rounding(torch.zeros_like(variance), variance)
+
+
+def int4pack_rounding(x_MK: torch.Tensor, w_KC: torch.Tensor, linear: PackedLinear, columns: torch.Tensor) -> Rounding:
+    """What rounding every group's (8 - zero) * scale to float16 does, and the sums' and the result's own rounding."""
+    spec = linear.spec
+    zeros_GN = unpack_zeros(linear.qzeros, spec.bits, spec.out_features, spec.format)
+    offset_GC = ((8.0 - zeros_GN.float()) * linear.scales.float())[:, columns]
+    lost_GC = torch.nan_to_num(offset_GC.to(torch.float16).float() - offset_GC, 0.0, 0.0, 0.0)
+    x_MG = torch.zeros(len(x_MK), spec.groups).index_add_(1, group_of_row(linear), x_MK)
+    variance = SINGLE_RMS**2 * MMA_K * running_sums2(x_MK, w_KC) + half_variance(x_MK @ w_KC)
+    return Rounding((x_MG @ lost_GC).double().square_(), variance)

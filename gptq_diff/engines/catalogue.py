@@ -22,4 +22,8 @@ def engine_named(name: str) -> Callable[[LoadSpec], Engine]:
         from gptq_diff.engines.auto_gptq_engine import AutoGptqEngine
 
         return AutoGptqEngine
+    if name == "gptqmodel":
+        from gptq_diff.engines.gptqmodel_engine import GptqModelEngine
+
+        return GptqModelEngine
     raise BackendError(f"there is no engine called {name!r}", "see `gptq-diff backends`")

@@ -131,16 +131,26 @@ def exllama_reconstruct(rows: Rows) -> torch.Tensor:
     return HALF_RMS**2 * rounded + rows.n * math.ceil(rows.k / MMA_K) * SUBNORMAL_RMS**2
 
 
+def int4pack(rows: Rows) -> torch.Tensor:
+    """GPTQModel's TorchAtenLinear: torch's int4pack product on a CPU (aten/src/ATen/native/cpu/int4mm_kernel.cpp).
+
+    Weights are (code - 8) * scale + offset in float32, sums too; only y is rounded to float16. The offset
+    (8 - zero) * scale comes in float16: exact for zero 8, else gptq_diff.compare.refine knows what its rounding does.
+    """
+    return _single(rows) + _output(rows)
+
+
 def marlin(rows: Rows) -> torch.Tensor:
     """As fp16; with one scale a column Marlin rounds the unscaled sum and then the scaled one, hence y twice."""
     return fp16(rows) + _output(rows)
 
 
-HALF_WEIGHTS = frozenset({"fp16", "vllm-cpu-w4a16", "machete", "marlin", "auto-gptq-torch"})
+HALF_WEIGHTS = frozenset({"fp16", "vllm-cpu-w4a16", "machete", "marlin", "auto-gptq-torch", "gptqmodel-torch"})
 """Paths that round scaled weights to float16 and sum in float32.
 
 vllm-cpu-w4a16: vLLM's csrc/cpu/cpu_wna16.cpp. auto-gptq-torch: auto_gptq's nn_modules/qlinear/qlinear_cuda_old.py and
-qlinear_cuda.py, `scales * (weight - zeros)` in float16, then torch.matmul in float16.
+qlinear_cuda.py, `scales * (weight - zeros)` in float16, then torch.matmul in float16. gptqmodel-torch: the same in
+GPTQModel's nn_modules/qlinear/torch.py.
 """
 
 MODELS = {
@@ -149,6 +159,7 @@ MODELS = {
     "marlin": marlin,
     "exllama-fast": exllama_fast,
     "exllama-v1": exllama_v1,
+    "gptqmodel-int4pack": int4pack,
     "exllama-reconstruct": exllama_reconstruct,
 }
 """Error models by the name of the path that ran."""
