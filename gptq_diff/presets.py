@@ -14,6 +14,7 @@ from gptq_diff.suggest import nearest
 _SKELETON = ("torch", "transformers", "safetensors")
 _VLLM = ("vllm",)
 _AUTO_GPTQ = ("auto_gptq",)
+_GPTQMODEL = ("gptqmodel", "optimum", "transformers")
 
 PRESETS: tuple[Preset, ...] = (
     Preset(
@@ -151,6 +152,44 @@ PRESETS: tuple[Preset, ...] = (
         summary="auto_gptq with exllama v2 (above 50 rows it reconstructs), checked layer by layer",
         requires=_AUTO_GPTQ,
         route="exllamav2",
+        gpu=True,
+    ),
+    Preset(
+        name="gptqmodel",
+        engine="gptqmodel",
+        kernel="as-chosen",
+        dtype="float16",
+        summary="transformers with GPTQModel and the kernel that it picks itself, named in the report",
+        requires=_GPTQMODEL,
+        route="auto",
+    ),
+    Preset(
+        name="gptqmodel-torch",
+        engine="gptqmodel",
+        kernel="torch",
+        dtype="float16",
+        summary="GPTQModel's torch kernel: dequantised to float16, multiplied by torch",
+        requires=_GPTQMODEL,
+        route="torch",
+    ),
+    Preset(
+        name="gptqmodel-exllamav2",
+        engine="gptqmodel",
+        kernel="exllamav2",
+        dtype="float16",
+        summary="GPTQModel's exllama_v2 (above 50 rows it reconstructs), checked layer by layer",
+        requires=_GPTQMODEL,
+        route="exllamav2",
+        gpu=True,
+    ),
+    Preset(
+        name="gptqmodel-marlin",
+        engine="gptqmodel",
+        kernel="marlin",
+        dtype="float16",
+        summary="GPTQModel's Marlin, which pads shapes that Marlin does not take, checked layer by layer",
+        requires=_GPTQMODEL,
+        route="marlin",
         gpu=True,
     ),
 )
