@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,6 +14,9 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By bytes an element: the integers whose equality is equality of bits, NaN included."""
 
 
+WAITING_BYTES = 256 * 2**20
+"""GPU memory that copies may take before they are fetched."""
+_UNKNOWN = Magnitude(0.0, 0, 0)
 ALL_REDUCE = "all-reduce"
 """Path, and part, of the sum over tensor-parallel ranks: x holds the ranks' summands below each other, y is the sum."""
 REPLICATED = "replicated"
@@ -98,10 +101,27 @@ class _Input:
         return same_place and torch.equal(x_MK.view(bits), self.copy_MK.view(bits))
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """A call on a GPU whose figures have not been asked for yet: every question there waits for all work before it.
+
+    extremes: smallest and largest value of x and of y, on the GPU; of the x of a shared input none.
+    changed: whether a shared input has other bits than the copy of it, on the GPU; None where nothing is shared.
+    """
+
+    call: Call
+    x_MK: torch.Tensor
+    y_MN: torch.Tensor
+    extremes: tuple[torch.Tensor, ...]
+    changed: torch.Tensor | None
+
+
 class Tap:
     """Collects the kernel calls of one prompt and refuses to let one go missing.
 
-    expected: the layers that must be seen exactly once in every step. order: the layers as the prefill ran them.
+    On a GPU copies are made at once, and figures are fetched together at the end of a step, or once the copies take
+    WAITING_BYTES. expected: the layers that must be seen exactly once in every step. order: the layers as the prefill
+    ran them.
     """
 
     def __init__(self, expected: frozenset[str], sink: Sink) -> None:
@@ -112,6 +132,8 @@ class Tap:
         self._seen: set[str] = set()
         self._index: dict[str, int] = {}  # layers, in order of execution
         self._last: _Input | None = None
+        self._waiting: list[_Waiting] = []
+        self._waiting_bytes = 0
 
     def begin_step(self, step: int) -> None:
         """A forward pass begins."""
@@ -129,24 +151,74 @@ class Tap:
                 f"{layer} ran in step {self._step}, and is none of the quantised linears of the checkpoint",
                 "this model's structure is not understood",
             )
+        self._seen.add(stored)
+        index = self._index.setdefault(layer, len(self._index))
+        if asks_later(x_MK):
+            self._wait(Call(
+                self._step, index, layer, path, x_MK.shape[0], x_MK.shape[1], y_MN.shape[1], _UNKNOWN, _UNKNOWN, None,
+                part, first,
+            ), x_MK, y_MN)  # fmt: skip
+            return
         last = self._last
         shared = last is not None and last.is_also(x_MK)
         if last is None or not shared:
             copy_MK = x_MK.clone(memory_format=torch.contiguous_format)
             last = self._last = _Input(x_MK, copy_MK, stored, magnitude(copy_MK))
         call = Call(
-            self._step, self._index.setdefault(layer, len(self._index)), layer, path, x_MK.shape[0], x_MK.shape[1],
-            y_MN.shape[1], last.size, magnitude(y_MN), last.layer if shared else None, part, first,
+            self._step, index, layer, path, x_MK.shape[0], x_MK.shape[1], y_MN.shape[1], last.size, magnitude(y_MN),
+            last.layer if shared else None, part, first,
         )  # fmt: skip
-        self._seen.add(stored)
         if self.sink.wants_tensors:
             y_copy_MN = y_MN.clone(memory_format=torch.contiguous_format)
             self.sink.take(call, None if shared else last.copy_MK, y_copy_MN)
         else:
             self.sink.take(call, None, None)
 
+    def _wait(self, call: Call, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
+        """Copy, and ask later; a call that is given the very tensor object of the one before shares its copy."""
+        last = self._last
+        y_copy_MN = y_MN.clone(memory_format=torch.contiguous_format)
+        of_y = torch.aminmax(y_copy_MN)
+        if last is not None and last.x_MK is x_MK:
+            changed = (x_MK.view(_BITS[x_MK.element_size()]) != last.copy_MK.view(_BITS[x_MK.element_size()])).any()
+            call = replace(call, shared_input=last.layer)
+            self._waiting.append(_Waiting(call, last.copy_MK, y_copy_MN, of_y, changed))
+        else:
+            copy_MK = x_MK.clone(memory_format=torch.contiguous_format)
+            self._last = _Input(x_MK, copy_MK, call.stored, _UNKNOWN)
+            self._waiting.append(_Waiting(call, copy_MK, y_copy_MN, (*of_y, *torch.aminmax(copy_MK)), None))
+            self._waiting_bytes += copy_MK.nbytes
+        self._waiting_bytes += y_copy_MN.nbytes
+        if self._waiting_bytes >= WAITING_BYTES:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Fetch all figures in one go, and hand the calls on in the order they came."""
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        if not waiting:
+            return
+        changed = [w.changed for w in waiting if w.changed is not None]
+        if changed and any(torch.stack(changed).tolist()):
+            raise CaptureError(
+                "the engine changed a linear's input before another linear had read it",
+                "this model's structure is not understood",
+            )
+        found = iter(torch.stack([e for w in waiting for e in w.extremes]).tolist())
+        size = _UNKNOWN
+        for w in waiting:
+            of_y = _magnitude_of(w.y_MN, next(found), next(found))
+            if w.call.shared_input is None:
+                size = _magnitude_of(w.x_MK, next(found), next(found))
+            elif w is waiting[0]:
+                size = magnitude(w.x_MK)  # the call that brought it has been handed on already
+            call = replace(w.call, x=size, y=of_y)
+            wanted = self.sink.wants_tensors
+            x_MK = w.x_MK if wanted and call.shared_input is None else None
+            self.sink.take(call, x_MK, w.y_MN if wanted else None)
+
     def end_step(self) -> None:
         """A forward pass has ended: every expected layer must have been seen exactly once."""
+        self._settle()
         missing = sorted(self.expected.difference(self._index))
         if missing:
             raise CaptureError(
@@ -157,3 +229,14 @@ class Tap:
         if self._step == 0:
             self.order = list(self._index)
         self._last = None
+
+
+def asks_later(t: torch.Tensor) -> bool:
+    """Whether figures of that tensor are fetched together with those of later calls."""
+    return t.is_cuda
+
+
+def _magnitude_of(t: torch.Tensor, low: float, high: float) -> Magnitude:
+    """As numerics.magnitude, its extremes being known already; NaN propagates through them."""
+    top = max(-low, high)
+    return Magnitude(top, 0, 0) if top < float("inf") else magnitude(t)

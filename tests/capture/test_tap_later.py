@@ -1,0 +1,85 @@
+"""The tap as on a GPU, where figures are fetched together: what the sink is told must not depend on it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gptq_diff.capture import tap as taps
+from gptq_diff.capture.store import NullSink
+from gptq_diff.capture.tap import Tap
+from gptq_diff.errors import CaptureError
+from gptq_diff.numerics.magnitude import Magnitude
+from tests.capture.captures import KeepingSink
+
+LAYERS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+def one_prompt(tap: Tap) -> None:
+    """Two steps of a block: q, k, v share an input, gate and up another; NaN and infinities; a buffer used again."""
+    draw = torch.Generator().manual_seed(0)
+
+    def values(rows: int, columns: int) -> torch.Tensor:
+        return torch.randn((rows, columns), generator=draw).to(torch.float16)
+
+    for step, rows in enumerate((5, 1)):
+        tap.begin_step(step)
+        x, z = values(rows, 8), values(rows, 8)
+        z[0, 3] = float("nan")
+        y = torch.empty(rows, 4, dtype=torch.float16)
+        for name in ("q", "k", "v"):
+            tap.record(name, x, y.copy_(values(rows, 4)), "fast")
+        tap.record("o", values(rows, 4), values(rows, 8).fill_(float("-inf")), "fast", part="0")
+        tap.record("o", values(rows, 4), values(rows, 8), "fast", part="1", first=4)
+        for name in ("gate", "up"):
+            tap.record(name, z, values(rows, 16).t().contiguous().t(), "slow")
+        tap.record("down", values(rows, 16), values(rows, 8), "fast")
+        tap.end_step()
+
+
+@pytest.mark.parametrize("limit", [1, 300, 2**28], ids=["every call", "between calls", "once a step"])
+def test_the_sink_is_told_the_same(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Calls, order, figures, tensors and what is shared."""
+    at_once, later = KeepingSink(), KeepingSink()
+    now = Tap(frozenset(LAYERS), at_once)
+    one_prompt(now)
+    monkeypatch.setattr(taps, "asks_later", lambda _: True)
+    monkeypatch.setattr(taps, "WAITING_BYTES", limit)
+    tap = Tap(frozenset(LAYERS), later)
+    one_prompt(tap)
+    assert later.calls == at_once.calls
+    assert tap.order == now.order
+    assert later.tensors.keys() == at_once.tensors.keys()
+    for key, kept in at_once.tensors.items():
+        for ours, theirs in zip(later.tensors[key], kept):
+            assert (ours is None) == (theirs is None)
+            if ours is not None and theirs is not None:
+                assert torch.equal(ours.view(torch.int16), theirs.view(torch.int16)), key
+                assert ours.is_contiguous()
+
+
+def test_statistics_alone_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the engine writes to y right after the call."""
+    monkeypatch.setattr(taps, "asks_later", lambda _: True)
+    sink = NullSink()
+    tap = Tap(frozenset({"a"}), sink)
+    tap.begin_step(0)
+    y = torch.tensor([[1.0, float("inf"), float("nan")]], dtype=torch.float16)
+    tap.record("a", torch.ones(1, 2, dtype=torch.float16), y, "p")
+    y.zero_()
+    assert sink.calls == []
+    tap.end_step()
+    assert (sink.calls[0].x, sink.calls[0].y) == (Magnitude(1, 0, 0), Magnitude(1, 1, 1))
+
+
+def test_an_input_that_changed_between_two_that_share_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second would be judged on values that it was not given."""
+    monkeypatch.setattr(taps, "asks_later", lambda _: True)
+    tap = Tap(frozenset({"a", "b"}), KeepingSink())
+    tap.begin_step(0)
+    x, y = torch.ones(1, 2, dtype=torch.float16), torch.ones(1, 2, dtype=torch.float16)
+    tap.record("a", x, y, "p")
+    x.mul_(2)
+    tap.record("b", x, y, "p")
+    with pytest.raises(CaptureError, match="changed a linear's input before another linear had read it"):
+        tap.end_step()
