@@ -8,7 +8,9 @@ from gptq_diff.errors import UsageError
 from gptq_diff.presets import PRESETS, BackendRequest, parse_backends, preset_named
 
 OURS = "hf-fp32, hf-fp16, sim-exllama, sim-reconstruct, sim-gptq"
-NAMES = f"{OURS}, vllm, vllm-gptq, vllm-exllama, vllm-reconstruct, gptq-marlin, gptq-machete"
+VLLMS = "vllm, vllm-gptq, vllm-exllama, vllm-reconstruct, gptq-marlin, gptq-machete"
+HOSTED = "auto-gptq, auto-gptq-torch, auto-gptq-exllama, auto-gptq-exllamav2"
+NAMES = f"{OURS}, {VLLMS}, {HOSTED}, gptqmodel, gptqmodel-torch, gptqmodel-exllamav2, gptqmodel-marlin"
 
 
 def refused(value: str) -> UsageError:
@@ -33,6 +35,14 @@ def test_the_presets_are_those_of_the_design_that_exist_today() -> None:
         ("vllm-reconstruct", "vllm", "exllama-reconstruct", "float16"),
         ("gptq-marlin", "vllm", "marlin", "float16"),
         ("gptq-machete", "vllm", "machete", "float16"),
+        ("auto-gptq", "auto_gptq", "as-chosen", "float16"),
+        ("auto-gptq-torch", "auto_gptq", "torch", "float16"),
+        ("auto-gptq-exllama", "auto_gptq", "exllama", "float16"),
+        ("auto-gptq-exllamav2", "auto_gptq", "exllamav2", "float16"),
+        ("gptqmodel", "gptqmodel", "as-chosen", "float16"),
+        ("gptqmodel-torch", "gptqmodel", "torch", "float16"),
+        ("gptqmodel-exllamav2", "gptqmodel", "exllamav2", "float16"),
+        ("gptqmodel-marlin", "gptqmodel", "marlin", "float16"),
     ]
 
 
