@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import ssl
-import urllib.error
 import urllib.request
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -39,8 +37,10 @@ def create_and_show(
     directory = directory_of(recipe.name, folder or user_folder())
     screen = console(quiet=quiet or as_json)
     with Steps(screen) as steps:
-        url = torch_url or cpu_index(recipe, steps)
-        state = create(Order(recipe, directory, python, uv_here() if uv else None, url), steps)
+        order = Order(
+            recipe, directory, python, uv_here() if uv else None, lambda: torch_url or cpu_index(recipe, steps.note)
+        )
+        state = create(order, steps)
     if as_json:
         interpreter = str(python_of(directory))
         print_json({"schema_version": 1, "name": recipe.name, "path": str(directory), "python": interpreter})
@@ -59,15 +59,16 @@ def uv_here() -> str:
     return found
 
 
-def cpu_index(recipe: Recipe, watcher: Steps) -> str | None:
+def cpu_index(recipe: Recipe, note: Callable[[str], None]) -> str | None:
     """PyTorch's index for the CPU, where its builds will do and it can be reached; else None, and a word about it."""
-    if not (recipe.cpu or not gpu_here()) or not any(step.torch for step in recipe.steps):
+    if gpu_here() and not recipe.cpu:
         return None
     try:
         with urllib.request.urlopen(f"{CPU_INDEX}/torch/", timeout=_PATIENCE):  # noqa: S310  a constant, https
             return CPU_INDEX
-    except (urllib.error.URLError, ssl.SSLError, TimeoutError, ConnectionError):
-        watcher.note(f"{CPU_INDEX} cannot be reached: torch comes from where the installer looks, about 3 GB with CUDA")
+    except OSError as error:  # of which URLError, and those of connections and of TLS, are kinds
+        reason = getattr(error, "reason", error)
+        note(f"{CPU_INDEX} cannot be reached ({reason}): torch comes from the package index, 3 GB if it is for CUDA")
         return None
 
 
@@ -107,4 +108,4 @@ class Steps(AbstractContextManager["Steps"]):
 
     def note(self, line: str) -> None:
         """Show a line of its own."""
-        self._screen.print(Text(one_line(line)))
+        self._screen.print(Text(one_line(line)), soft_wrap=True)

@@ -40,14 +40,14 @@ class Order:
     """What was asked of `env create`, checked.
 
     directory: the environment's own. python: --python or None. uv: path of uv where it is to install, or None for pip.
-    torch_url: index to find torch on beside the installer's own, or None.
+    torch_url: called once torch is to be installed: index to find it on beside the installer's own, or None.
     """
 
     recipe: Recipe
     directory: Path
     python: str | None = None
     uv: str | None = None
-    torch_url: str | None = None
+    torch_url: Callable[[], str | None] = lambda: None
 
 
 def create(order: Order, watcher: Watcher) -> State:
@@ -145,20 +145,21 @@ class _Making:
     def _works(self) -> Iterator[tuple[str, Callable[[], str | None]]]:
         """(title, what does it) of every step; the work returns what it said where it failed."""
         yield f"make a virtual environment of {self._state.python}", self._virtual_environment
-        order = self._order
-        installer = Installer(python_of(order.directory), order.uv, order.torch_url, order.recipe.pins)
-        for step in order.recipe.steps:
-            yield step.title, partial(self._step, installer, step)
+        for step in self._order.recipe.steps:
+            yield step.title, partial(self._step, step)
 
     def _virtual_environment(self) -> str | None:
         clear(self._order.directory)  # venv would keep what a killed one left half written
         return self._run(make_virtual_environment(self._state.python, self._order.directory))
 
-    def _step(self, installer: Installer, step: Step) -> str | None:
+    def _step(self, step: Step) -> str | None:
+        order = self._order
+        torch_url = order.torch_url() if step.torch else None
+        installer = Installer(python_of(order.directory), order.uv, torch_url, order.recipe.pins)
         said = self._run(installer.command(step))
         if step.kind == "remove" and said is None:
             for name in step.names:  # an installer that was killed in the middle of this forgets what it had left
-                shutil.rmtree(site_packages(self._order.directory) / name, ignore_errors=True)
+                shutil.rmtree(site_packages(order.directory) / name, ignore_errors=True)
         return said
 
     def _run(self, command: list[str]) -> str | None:

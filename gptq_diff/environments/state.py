@@ -17,7 +17,7 @@ class State:
 
     recipe, digest: which recipe, and which version of it. python: interpreter that the environment was begun with.
     steps: how many there are, the making of the virtual environment included; done: how many are finished.
-    seconds: spent so far, over all attempts. size: bytes on disk; None until it is finished.
+    seconds: that the finished ones took. size: bytes on disk; None until it is finished.
     """
 
     recipe: str
