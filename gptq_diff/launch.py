@@ -1,14 +1,14 @@
 """The parent of the workers: starts one, watches it, and turns whatever happens into an outcome per backend.
 
 A dead, hung or failing worker costs the backend it was running, with a reason; the jobs of the other backends go
-on in a new worker. Leaving the loop in any way, Ctrl-C included, ends the worker's whole process group.
+on in a new worker. Leaving the loop in any way, Ctrl-C included, ends the worker and all that descends from it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
+import secrets
 import signal
 import subprocess
 import tempfile
@@ -20,7 +20,9 @@ from typing import Any, Callable
 
 from gptq_diff.errors import BackendError
 from gptq_diff.jobs import EventReader, Job, WorkerSpec
+from gptq_diff.log_end import last_line, log_end
 from gptq_diff.memory import NOTHING, MemoryUse, memory_of
+from gptq_diff.processes import MARK, Family
 from gptq_diff.text import one_line
 
 SAMPLE_SECONDS = 0.05
@@ -28,10 +30,10 @@ LINGER_SECONDS = 30.0
 """How long a worker may take to end after its last job."""
 GRACE_SECONDS = 5.0
 """How long a worker may take to end after SIGTERM, before SIGKILL."""
-REASON_LENGTH = 300
-"""Characters of a log's line that a reason quotes."""
-LOG_TAIL_BYTES = 64 * 1024
-"""How far back a log is searched for that line."""
+CLEAR_SECONDS = 15.0
+"""How long what a worker started may take to end after SIGKILL; giving back much GPU memory takes seconds."""
+LOOK_SECONDS = 2.0
+"""How often it is noted who descends from a worker."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,13 @@ class Load:
 class Outcome:
     """What became of one backend.
 
-    failure: None when every job finished; else one sentence.
+    failure: None when every job finished; else one sentence. log_end: then, what its worker's log said last.
     finished: keys (jobs.capture_key) of the captures that are whole.
     """
 
     backend: str
     failure: str | None = None
+    log_end: tuple[str, ...] = ()
     finished: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -90,7 +93,7 @@ def run_load(load: Load, listen: Listener) -> list[Outcome]:
             break
         lost = {watch.backend} if failure.loaded else {job.backend for job in jobs}
         for name in sorted(lost):
-            outcomes[name].failure = failure.reason
+            outcomes[name].failure, outcomes[name].log_end = failure.reason, watch.log_end()
             listen(name, {"event": "failed", "reason": failure.reason})
         jobs = tuple(j for j in watch.left() if j.backend not in lost)
     return list(outcomes.values())
@@ -111,6 +114,11 @@ class _Watch:
         self._error: str | None = None
         self._since = 0.0
         self._done_since: float | None = None
+        self._log_start = load.log.stat().st_size if load.log.exists() else 0
+
+    def log_end(self) -> tuple[str, ...]:
+        """What this worker's log says last; the workers of one load write into one file."""
+        return log_end(self.load.log, self._log_start)
 
     def left(self) -> list[Job]:
         """The jobs that have not finished; the first of them is the one at hand, since they run in order."""
@@ -126,23 +134,27 @@ class _Watch:
             cwd.mkdir()
             replace(load.spec, events=str(events), parent=os.getpid()).write(spec_file)
             load.log.parent.mkdir(parents=True, exist_ok=True)
-            log_start = load.log.stat().st_size if load.log.exists() else 0
             reader = EventReader(events)
             self._since = time.monotonic()
             try:
-                with _worker(load, spec_file, cwd) as process:
+                with _worker(load, spec_file, cwd) as (process, family):
+                    looked = time.monotonic()
                     while process.poll() is None:
                         self._sample(process.pid)
                         self._handle(reader.new())
                         if load.timeout is not None and time.monotonic() - self._since > load.timeout:
-                            return _Failure(f"timed out after {load.timeout:g} s", self._loaded)
+                            doing = "" if self._loaded else ", while it was loading"
+                            return _Failure(f"timed out after {load.timeout:g} s{doing}", self._loaded)
                         if self._lingers():
                             return None
+                        if time.monotonic() - looked > LOOK_SECONDS:
+                            family.look()
+                            looked = time.monotonic()
                         time.sleep(SAMPLE_SECONDS)
             except BackendError as e:
                 return _Failure(str(e), loaded=False)
             self._handle(reader.new())
-            return self._verdict(process.returncode, log_start)
+            return self._verdict(process.returncode)
 
     def _lingers(self) -> bool:
         """Whether every job finished a while ago and the process is still there: it is ended, and nothing is lost."""
@@ -164,10 +176,12 @@ class _Watch:
                 for outcome in {j.backend: self.outcomes[j.backend] for j in self.load.spec.jobs}.values():
                     outcome.versions = dict(event["versions"])
                     outcome.seconds["load"] = event["seconds"]
+                    outcome.memory = outcome.memory.peak(_gpu(event))
             elif kind == "done":
                 job = self.load.spec.jobs[event["job"]]
                 self.outcomes[job.backend].finished.append(job.key)
                 self.outcomes[job.backend].versions |= event.get("versions", {})
+                self.outcomes[job.backend].memory = self.outcomes[job.backend].memory.peak(_gpu(event))
                 self._go_on()
             elif kind == "error":
                 self._error = "; ".join(part for part in (event["message"], event["hint"]) if part)
@@ -178,12 +192,12 @@ class _Watch:
         if left and left[0].backend != self.backend:
             self.backend, self._since = left[0].backend, time.monotonic()
 
-    def _verdict(self, code: int, log_start: int) -> _Failure | None:
+    def _verdict(self, code: int) -> _Failure | None:
         if not self.left():
             return None  # a crash on the way out (CUDA's teardown is known for it) takes nothing back
         if self._error is not None:
             return _Failure(one_line(self._error), self._loaded)
-        said = last_line(self.load.log, log_start)
+        said = last_line(self.load.log, self._log_start)
         if code < 0:
             killed = f"its worker was killed by {_signal_name(-code)}"
             if -code == signal.SIGKILL:
@@ -193,9 +207,15 @@ class _Watch:
         return _Failure(f"{ended}: {said or 'nothing in its log'}", self._loaded)
 
 
+def _gpu(event: dict[str, Any]) -> MemoryUse:
+    """The GPU memory that a worker's event tells of."""
+    return MemoryUse(None, None, event.get("gpu"))
+
+
 @contextlib.contextmanager
-def _worker(load: Load, spec_file: Path, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
-    environment = dict(os.environ)
+def _worker(load: Load, spec_file: Path, cwd: Path) -> Iterator[tuple[subprocess.Popen[bytes], Family]]:
+    mark = secrets.token_hex(16)
+    environment = {**os.environ, MARK: mark}
     inherited = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = os.pathsep.join([str(load.staged), *([inherited] if inherited else [])])
     environment.update(load.environment)
@@ -207,22 +227,25 @@ def _worker(load: Load, spec_file: Path, cwd: Path) -> Iterator[subprocess.Popen
             )  # fmt: skip
         except OSError as e:
             raise BackendError(f"the interpreter {load.python} cannot be started: {e.strerror or e}") from e
+    family = Family(process.pid, mark)
     try:
-        yield process
+        yield process, family
     finally:
-        _end(process)
+        _end(process, family)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """No process of the worker's group is left afterwards; a second Ctrl-C only skips the time of grace."""
+def _end(process: subprocess.Popen[bytes], family: Family) -> None:
+    """Nothing that descends from the worker is left afterwards; a second Ctrl-C only skips the time of grace."""
     try:
         if process.poll() is None:
+            family.look()
             _signal_group(process, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=GRACE_SECONDS)
     finally:
         _signal_group(process, signal.SIGKILL)
         process.wait()
+        family.end(CLEAR_SECONDS)
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -235,27 +258,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # most real-time signals have no name
         return f"signal {number}"
-
-
-_ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(: |$)")
-
-
-def last_line(log: Path, start: int = 0) -> str:
-    """What a log says last, from byte `start` on, fit for a sentence; "" when it says nothing.
-
-    After a Python traceback that is the line naming the exception: torch adds lines of advice below it.
-    """
-    try:
-        with log.open("rb") as f:
-            size = f.seek(0, os.SEEK_END)
-            f.seek(max(start, size - LOG_TAIL_BYTES))
-            text = f.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
-    before, traceback, trace = text.rpartition("Traceback (most recent call last):")
-    if traceback and (before == "" or before.endswith(("\n", "\r"))):
-        for line in trace.splitlines()[1:]:
-            if _ERROR_LINE.match(line):
-                return one_line(line, REASON_LENGTH)
-    lines = (one_line(line, REASON_LENGTH) for line in reversed(text.splitlines()))
-    return next((line for line in lines if line), "")

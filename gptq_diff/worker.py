@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Callable
 
 from gptq_diff.errors import GptqDiffError
 from gptq_diff.jobs import Events, Job, WorkerSpec
+from gptq_diff.memory import ran_out_of_gpu_memory
+from gptq_diff.processes import end_descendants
 
 if TYPE_CHECKING:
     from gptq_diff.capture.tap import Call
     from gptq_diff.engines.base import Engine
+
+FREE_SOME = "free memory of the GPU, or give a smaller model, shorter prompts, or another --device"
 
 
 def end_with_parent(parent: int) -> None:
@@ -28,6 +32,7 @@ def end_with_parent(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
+        end_descendants(os.getpid())
         if os.getpgrp() == os.getpid():  # as the launcher starts it: the group is this worker's own
             os.killpg(0, signal.SIGKILL)
         os._exit(3)
@@ -87,7 +92,9 @@ def work(spec: WorkerSpec, events: Events) -> None:
     """Load, then every job in order; jobs of one kernel mode follow each other, so the kernel is made once."""
     started = time.perf_counter()
     engine = load_engine(spec)
-    events.say("loaded", seconds=round(time.perf_counter() - started, 3), versions=engine.versions())
+    events.say(
+        "loaded", seconds=round(time.perf_counter() - started, 3), versions=engine.versions(), gpu=engine.gpu_peak()
+    )
     kernel = None
     for index, job in enumerate(spec.jobs):
         if job.kernel != kernel:
@@ -95,7 +102,8 @@ def work(spec: WorkerSpec, events: Events) -> None:
             kernel = job.kernel
         events.say("job", job=index, layers=len(engine.tapped))
         run_job(engine, job, events, index)
-        events.say("done", job=index, versions=engine.versions())  # by now it knows where paths change
+        # by now the engine knows where paths change
+        events.say("done", job=index, versions=engine.versions(), gpu=engine.gpu_peak())
     events.say("end")
 
 
@@ -110,14 +118,32 @@ def main(argv: list[str]) -> int:
     try:
         work(spec, events)
     except GptqDiffError as e:
-        events.say("error", message=str(e), hint=e.hint)
+        if e.__cause__ is not None:
+            traceback.print_exc()
+        message = ran_out_of_gpu_memory(e)
+        events.say("error", message=message or str(e), hint=FREE_SOME if message else e.hint)
         return e.exit_code
-    except ModuleNotFoundError as e:
+    except ImportError as e:
         traceback.print_exc()
-        message = f"the interpreter {sys.executable} has no module {e.name!r}"
-        events.say("error", message=message, hint=f"install {e.name} there, or name another interpreter")
+        message, hint = _not_imported(e)
+        events.say("error", message=message, hint=hint)
+        return 3
+    except RuntimeError as e:
+        message = ran_out_of_gpu_memory(e)
+        if message is None:
+            raise
+        traceback.print_exc()
+        events.say("error", message=message, hint=FREE_SOME)
         return 3
     return 0
+
+
+def _not_imported(error: ImportError) -> tuple[str, str]:
+    """Sentence and hint for a module that is not there, or is there and broken (it wants another CUDA, say)."""
+    if isinstance(error, ModuleNotFoundError):
+        message = f"the interpreter {sys.executable} has no module {error.name!r}"
+        return message, f"install {error.name} there, or name another interpreter"
+    return f"the interpreter {sys.executable} cannot import {error.name or 'a module'}: {error}", "its log has more"
 
 
 if __name__ == "__main__":

@@ -29,9 +29,15 @@ def note(name, value):
         file.write(str(value) + chr(10))
 
 
-def grandchild():
-    child = subprocess.Popen(["sleep", "600"])
+def grandchild(**how):
+    child = subprocess.Popen(["sleep", "600"], **how)
     note("pids", child.pid)
+
+
+def daemon():  # in another session, its parent gone
+    code = "import subprocess; print(subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL).pid)"
+    done = subprocess.run([sys.executable, "-IS", "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    note("pids", int(done.stdout))
 
 
 def at_start():

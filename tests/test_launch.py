@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from gptq_diff import launch
-from gptq_diff.launch import Load, Outcome, last_line, run_load
-from tests.fake_worker import FakeWorker, ended
+from gptq_diff.launch import Load, Outcome, run_load
+from tests.fake_worker import FakeWorker, alive, ended
 
 
 def outcomes(load: Load) -> dict[str, Outcome]:
@@ -53,6 +53,63 @@ def test_a_worker_killed_in_the_middle_costs_only_its_backend(tmp_path: Path) ->
     assert fake.noted("done") == ["a/short", "a/long", "b/short", "c/short", "c/long"]  # nothing ran twice
     assert len(fake.pids()) == 3
     assert ended(fake.pids())
+
+
+@pytest.mark.parametrize("how", ["is killed", "hangs", "fails", "ends well"])
+def test_nothing_that_a_worker_started_is_left(tmp_path: Path, how: str) -> None:
+    """Not even what went into a session of its own, or lost its parent: an engine's ranks hold GPU memory."""
+    last = {
+        "is killed": "os.kill(os.getpid(), signal.SIGKILL)",
+        "hangs": "time.sleep(600)",
+        "fails": "sys.exit(1)",
+        "ends well": "pass",
+    }[how]
+    fake = FakeWorker(tmp_path, job=f"grandchild(); grandchild(start_new_session=True); daemon(); {last}")
+    found = outcomes(fake.load("a", timeout=3.0))
+    assert (found["a"].failure is None) == (how == "ends well")
+    assert len(fake.pids()) == 4
+    assert not any(map(alive, fake.pids()))  # at once: the next backend needs the memory
+
+
+def test_what_hides_its_environment_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's ranks overwrite theirs to show a title; they were seen below the worker before it was killed."""
+    monkeypatch.setattr(launch, "LOOK_SECONDS", 0.1)
+    job = "grandchild(start_new_session=True, env={}); time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)"
+    fake = FakeWorker(tmp_path, job=job)
+    assert "SIGKILL" in reason(outcomes(fake.load("a"))["a"])
+    assert len(fake.pids()) == 2
+    assert not any(map(alive, fake.pids()))
+
+
+def test_a_failed_backend_keeps_the_end_of_its_own_log(tmp_path: Path) -> None:
+    """Workers of one load share a log, which goes on being written; what failed shows what its worker said."""
+    job = """
+print(f'{backend} starts', flush=True)
+if backend != 'b': sys.stderr.write(f'{backend}:\\x1b[31m broken\\n\\n'); sys.exit(1)
+"""
+    found = outcomes(FakeWorker(tmp_path, job=job).load("a", "b", "c"))
+    assert found["a"].log_end == ("a starts", "a: broken")
+    assert found["b"].log_end == ()
+    assert found["c"].log_end == ("b starts", "c starts", "c: broken")  # one worker ran both
+
+
+def test_a_worker_that_hangs_while_it_loads_is_told_so(tmp_path: Path) -> None:
+    """Every backend of the load fails with it."""
+    found = outcomes(FakeWorker(tmp_path, start="time.sleep(600)").load("a", "b", timeout=1.5))
+    assert {reason(outcome) for outcome in found.values()} == {"timed out after 1.5 s, while it was loading"}
+
+
+def test_gpu_memory_is_what_the_worker_tells(tmp_path: Path) -> None:
+    """Loading counts for every backend of the load, a job for its own; None where nothing is told."""
+    fake = FakeWorker(tmp_path)
+    fake.python.write_text(
+        fake.python.read_text()
+        .replace('say("loaded", ', 'say("loaded", gpu=500, ')
+        .replace('say("done", ', 'say("done", gpu={"a": 400, "b": 900}[job["backend"]], ')
+    )
+    found = outcomes(fake.load("a", "b"))
+    assert [found[name].memory.gpu for name in "ab"] == [500, 900]
+    assert outcomes(FakeWorker(tmp_path / "other").load("a"))["a"].memory.gpu is None
 
 
 def test_a_failing_worker_tells_its_last_line(tmp_path: Path) -> None:
@@ -227,40 +284,3 @@ def test_memory_is_sampled_for_the_backend_that_runs(tmp_path: Path) -> None:
     a, b = found["a"].memory.private, found["b"].memory.private
     assert a is not None and b is not None
     assert a < 150_000_000 < 200_000_000 < b < 400_000_000
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", ""),
-        ("\n  \n", ""),
-        ("first\nlast\n\n", "last"),
-        ("progress 1\rprogress 2\r", "progress 2"),
-        ("\x1b[31mred\x1b[0m \x07words", "red words"),
-        ("x" * 1000, "x" * 299 + "…"),
-        ("Traceback (most recent call last):\n  File 1\nValueError: bad\nnote", "ValueError: bad"),
-        ("Traceback (most recent call last):\n  File 1\nKeyboardInterrupt\n", "KeyboardInterrupt"),
-        (
-            "Traceback (most recent call last):\n  File 1\nKeyError: 1\n\nDuring handling\n\n"
-            "Traceback (most recent call last):\n  File 2\ntorch.OutOfMemoryError: CUDA out of memory.\n",
-            "torch.OutOfMemoryError: CUDA out of memory.",
-        ),
-        ("Traceback (most recent call last):\n  File 1\n    cut off", "cut off"),
-    ],
-)
-def test_last_line(tmp_path: Path, text: str, expected: str) -> None:
-    """The line that says why, as one clean line of bounded length."""
-    log = tmp_path / "log"
-    log.write_bytes(text.encode())
-    assert last_line(log) == expected
-
-
-def test_last_line_reads_only_the_end_of_a_huge_log(tmp_path: Path) -> None:
-    """A log of any size costs the same; one that is not there says nothing."""
-    log = tmp_path / "log"
-    with log.open("wb") as f:
-        f.truncate(2**40)  # sparse
-        f.seek(0, 2)
-        f.write(b"\nthe end\n")
-    assert last_line(log) == "the end"
-    assert last_line(tmp_path / "none") == ""

@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gptq_diff.memory import NOTHING, MemoryUse, memory_of
+import pytest
+import torch
+
+from gptq_diff.errors import BackendError
+from gptq_diff.memory import NOTHING, MemoryUse, memory_of, ran_out_of_gpu_memory
 
 MEGABYTE = 10**6
 
@@ -45,3 +49,66 @@ def test_the_peak_is_taken_figure_by_figure() -> None:
     assert MemoryUse(3, 5).peak(MemoryUse(4, 2)) == MemoryUse(4, 5)
     assert NOTHING.peak(MemoryUse(4, 2)) == MemoryUse(4, 2)
     assert MemoryUse(4, None).peak(NOTHING) == MemoryUse(4, None)
+    assert MemoryUse(1, 1, 7).peak(MemoryUse(None, None, 9)) == MemoryUse(1, 1, 9)
+    assert MemoryUse(1, 1).peak(MemoryUse(2, 2)).gpu is None
+
+
+TORCH = (
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.72 GiB of which 5.31 MiB is "
+    "free. Process 41 has 139 GiB memory in use. Of the allocated memory 3 GiB is allocated by PyTorch, and 2 MiB is "
+    "reserved by PyTorch but unallocated."
+)
+"""As torch 2.11 says it."""
+VLLM = (
+    "Free memory on device cuda:0 (3.1/139.72 GiB) on startup is less than desired GPU memory utilization (0.9, "
+    "125.75 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."
+)
+"""As vLLM 0.20 says it."""
+
+
+class TestTooLittleGpuMemory:
+    def test_torchs_own_error(self) -> None:
+        said = ran_out_of_gpu_memory(torch.OutOfMemoryError(TORCH))
+        assert said is not None
+        assert said.startswith("ran out of GPU memory: CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has")
+        assert len(said) < 230
+
+    @pytest.mark.parametrize("text", ["", "no words of ours"])
+    def test_it_is_known_by_its_name(self, text: str) -> None:
+        assert ran_out_of_gpu_memory(torch.OutOfMemoryError(text)) == f"ran out of GPU memory: {text}"
+
+    def test_an_error_of_ours_that_comes_from_one(self) -> None:
+        """Engines turn what their library raises into a sentence; the library's words are what matters."""
+        try:
+            try:
+                raise ValueError(VLLM)
+            except ValueError as e:
+                raise BackendError(f"vLLM 0.20.2 does not load this model: {e}") from e
+        except BackendError as e:
+            said = ran_out_of_gpu_memory(e)
+        assert said is not None
+        assert said.startswith("ran out of GPU memory: Free memory on device cuda:0 (3.1/139.72 GiB) on startup")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`",
+        ],
+    )
+    def test_what_cuda_and_vllm_say_in_other_errors(self, text: str) -> None:
+        said = ran_out_of_gpu_memory(RuntimeError(text))
+        assert said == f"ran out of GPU memory: {' '.join(text.split())}"
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RuntimeError("CUDA error: an illegal memory access was encountered"),
+            BackendError("vLLM does not load this model: unknown architecture"),
+            RuntimeError("[enforce fail at alloc_cpu.cpp:119] data. DefaultCPUAllocator: can't allocate memory"),
+        ],
+    )
+    def test_other_errors_are_not_taken_for_it(self, error: Exception) -> None:
+        error.__context__ = error  # a chain that has no end
+        assert ran_out_of_gpu_memory(error) is None

@@ -16,6 +16,7 @@ import torch
 from gptq_diff import worker
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.engines.base import Engine, Generation
+from gptq_diff.errors import BackendError
 from gptq_diff.jobs import EventReader, Events, Job, WorkerSpec
 from gptq_diff.launch import Load, Outcome, run_load
 from gptq_diff.stage import stage_package
@@ -113,6 +114,55 @@ def test_a_missing_module_is_named_with_its_interpreter(
     assert events[-1]["message"] == f"the interpreter {sys.executable} has no module 'safetensors.torch'"
     assert "install safetensors.torch" in events[-1]["hint"]
     assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_module_that_is_broken_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """vLLM built for another CUDA, say: the loader's own words are the reason, the log has the traceback."""
+
+    def broken(spec: WorkerSpec) -> Engine:
+        raise ImportError("libcudart.so.12: cannot open shared object file", name="vllm._C")
+
+    monkeypatch.setattr(worker, "load_engine", broken)
+    code, events = run_main(spec_of(tmp_path, tmp_path, "fp16"), tmp_path)
+    assert code == 3
+    assert events[-1]["message"] == (
+        f"the interpreter {sys.executable} cannot import vllm._C: libcudart.so.12: cannot open shared object file"
+    )
+    assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_too_little_gpu_memory_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], wrapped: bool
+) -> None:
+    """Raised by torch, or by an engine that says more about it; with the traceback in the log either way."""
+
+    def full(spec: WorkerSpec) -> Engine:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        except RuntimeError as e:
+            if wrapped:
+                raise BackendError(f"the engine does not load this model: {e}", "its log has more") from e
+            raise
+
+    monkeypatch.setattr(worker, "load_engine", full)
+    code, events = run_main(spec_of(tmp_path, tmp_path, "fp16"), tmp_path)
+    assert code == 3
+    assert events[-1]["message"] == "ran out of GPU memory: CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert events[-1]["hint"].startswith("free memory of the GPU")
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_gpu_memory_is_told_after_loading_and_after_every_job(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each figure is the peak since the one before."""
+    peaks = iter([10, 30, 20])
+    monkeypatch.setattr("gptq_diff.engines.device.gpu_peak", lambda: next(peaks))
+    _, events = run_main(spec_of(tiny_model, tmp_path, "fp16", "exact"), tmp_path)
+    assert [e["gpu"] for e in events if e["event"] in ("loaded", "done")] == [10, 30, 20]
 
 
 def test_a_capture_directory_that_cannot_be_written_is_one_sentence(tiny_model: Path, tmp_path: Path) -> None:

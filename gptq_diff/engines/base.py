@@ -78,6 +78,12 @@ class Engine(abc.ABC):
     ) -> Generation:
         """Prefill and greedy decode of one prompt; `forced` ids are fed instead of the model's own choice."""
 
+    def gpu_peak(self) -> int | None:
+        """The most bytes on GPUs since the last call, of all of this engine's processes; None where it uses none."""
+        from gptq_diff.engines.device import gpu_peak
+
+        return gpu_peak()
+
     @abc.abstractmethod
     def versions(self) -> dict[str, str]:
         """Package versions that matter for what was computed."""
