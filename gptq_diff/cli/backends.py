@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from gptq_diff.cli.options import AsJson
-from gptq_diff.hosts import Host, host_of
+from gptq_diff.hosts import Host, look_around
 from gptq_diff.presets import PRESETS
 
 
 def backends(as_json: AsJson = False) -> None:
     """Show every backend: the interpreter that it would run under, with its versions, or why it cannot run here."""
     from gptq_diff.cli.output import console, print_json
-    from gptq_diff.environments.find import environments_in, user_folder
 
-    environments = environments_in(user_folder())
-    hosts = [(preset, host_of(preset, environments)) for preset in PRESETS]
+    here = look_around()
+    hosts = [(preset, here.host_of(preset)) for preset in PRESETS]
     if as_json:
         listed = [
             {

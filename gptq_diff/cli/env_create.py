@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Callable
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 from gptq_diff.cli.output import console, print_json
@@ -18,7 +19,7 @@ from gptq_diff.environments.find import directory_of, python_of, user_folder
 from gptq_diff.environments.installers import CPU_INDEX
 from gptq_diff.environments.recipes import Recipe, recipe_named
 from gptq_diff.errors import UsageError
-from gptq_diff.hosts import gpu_here
+from gptq_diff.hosts import look_around
 from gptq_diff.presets import PRESETS
 from gptq_diff.text import one_line
 
@@ -61,7 +62,7 @@ def uv_here() -> str:
 
 def cpu_index(recipe: Recipe, note: Callable[[str], None]) -> str | None:
     """PyTorch's index for the CPU, where its builds will do and it can be reached; else None, and a word about it."""
-    if gpu_here() and not recipe.cpu:
+    if look_around().gpu and not recipe.cpu:
         return None
     try:
         with urllib.request.urlopen(f"{CPU_INDEX}/torch/", timeout=_PATIENCE):  # noqa: S310  a constant, https
@@ -78,7 +79,8 @@ class Steps(AbstractContextManager["Steps"]):
     def __init__(self, screen: Console) -> None:
         self._screen = screen
         self._live = Progress(
-            SpinnerColumn(finished_text="+"), TextColumn("{task.fields[title]}"), TimeElapsedColumn(),
+            SpinnerColumn(finished_text="+"), TimeElapsedColumn(Column(no_wrap=True, min_width=7)),
+            TextColumn("{task.fields[title]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=screen, disable=not screen.is_terminal,
         )  # fmt: skip
         self._title = ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import platformdirs
@@ -40,14 +40,18 @@ class Environment:
         except UsageError:
             return True
 
+    @cached_property
+    def packages(self) -> dict[str, str]:
+        """Version of everything that is installed there."""
+        return installed_in(self._site_packages)
+
     def has(self, module: str) -> bool:
         """Whether that module could be imported there; nothing is imported."""
-        place = site_packages(self.directory)
-        return (place / module).is_dir() or (place / f"{module}.py").is_file()
+        return (self._site_packages / module).is_dir() or (self._site_packages / f"{module}.py").is_file()
 
-    def version(self, distribution: str) -> str | None:
-        """Version of an installed distribution, or None."""
-        return version_in([str(site_packages(self.directory))], distribution)
+    @cached_property
+    def _site_packages(self) -> Path:
+        return site_packages(self.directory)
 
 
 def user_folder() -> Path:
@@ -105,7 +109,16 @@ def site_packages(directory: Path) -> Path:
     return next(iter(sorted(directory.glob("lib/python3.*/site-packages"))), directory / "lib" / "site-packages")
 
 
-def version_in(path: list[str], distribution: str) -> str | None:
-    """Version of a distribution that is installed in one of those directories, or None."""
-    found = importlib.metadata.distributions(name=distribution, path=path)
-    return next((one.version for one in found), None)
+def installed_in(folder: Path) -> dict[str, str]:
+    """Name (lower case, words joined by hyphens) -> version of every package in that folder of a sys.path.
+
+    Read off the names of the metadata's directories, which are `name-version.dist-info` by
+    https://packaging.python.org/en/latest/specifications/recording-installed-packages/; importlib.metadata would
+    parse whole READMEs, and `gptq-diff backends` is to take no time.
+    """
+    try:
+        entries = [entry.name for entry in folder.iterdir()]
+    except OSError:
+        return {}
+    infos = (entry.removesuffix(".dist-info").partition("-") for entry in entries if entry.endswith(".dist-info"))
+    return {re.sub("[-_.]+", "-", name).lower(): version for name, _, version in infos}

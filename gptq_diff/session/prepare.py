@@ -19,7 +19,7 @@ from gptq_diff.environments.find import (
     user_folder,
 )
 from gptq_diff.errors import UsageError
-from gptq_diff.hosts import default_requests, host_of
+from gptq_diff.hosts import default_requests, look_around
 from gptq_diff.presets import BackendRequest, parse_backends, preset_named
 from gptq_diff.prompts import read_prompt_file, tokenise
 from gptq_diff.records import Prompt
@@ -74,7 +74,7 @@ def _backend(request: BackendRequest) -> Backend:
     if request.python is not None:
         python = interpreter(request.python)
     else:
-        host = host_of(preset)
+        host = look_around().host_of(preset)
         if host.python is None:
             reason = host.support.reason
             raise UsageError(f"the backend {preset.name} cannot run here: {reason}", "see `gptq-diff backends`")

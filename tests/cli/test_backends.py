@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from gptq_diff.cli import backends as command
 from gptq_diff.cli.app import app
 from gptq_diff.environments.find import user_folder
-from gptq_diff.hosts import host_of
+from gptq_diff.hosts import look_around
 from gptq_diff.presets import PRESETS
 from tests.environments.made import make_environment
 
@@ -34,7 +34,7 @@ def test_the_table_goes_to_stderr_with_every_preset() -> None:
     starts = [line for line in lines[1:] if not line.startswith(" ")]  # a long cell goes on in the next line
     assert [row.split()[0] for row in starts] == [preset.name for preset in PRESETS]
     for row, preset in zip(starts, PRESETS, strict=True):
-        assert row.split()[1] == ("yes" if host_of(preset).support.ok else "no")
+        assert row.split()[1] == ("yes" if look_around().host_of(preset).support.ok else "no")
         assert preset.summary.split()[0] in row.split()
 
 
@@ -79,9 +79,9 @@ def test_an_environment_is_shown_with_what_is_in_it(monkeypatch: pytest.MonkeyPa
     """Interpreter and versions of a preset that does not run in our own."""
     held = dataclasses.replace(PRESETS[0], name="held", requires=("auto_gptq",))
     monkeypatch.setattr(command, "PRESETS", (held,))
-    versions = {"auto_gptq": "0.7.1", "torch": "2.13.0+cpu"}
+    versions = {"auto-gptq": "0.7.1", "torch": "2.13.0+cpu"}
     directory = make_environment(user_folder(), "auto-gptq", versions, ("auto_gptq",))
-    assert "auto-gptq: auto_gptq 0.7.1, torch 2.13.0+cpu" in " ".join(invoke()[1].split())
+    assert "auto-gptq: auto-gptq 0.7.1, torch 2.13.0+cpu" in " ".join(invoke()[1].split())
     (entry,) = json.loads(invoke("--json")[0])["backends"]
     assert (entry["usable"], entry["environment"]) == (True, "auto-gptq")
     assert (entry["python"], entry["versions"]) == (str(directory / "bin" / "python"), versions)

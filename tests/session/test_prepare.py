@@ -12,7 +12,7 @@ import pytest
 from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.environments.find import user_folder
 from gptq_diff.errors import UsageError
-from gptq_diff.hosts import Host
+from gptq_diff.hosts import Here, Host
 from gptq_diff.records import Support
 from gptq_diff.session import prepare as module
 from gptq_diff.session.prepare import interpreter, prepare_backends, prepare_model
@@ -109,7 +109,7 @@ class TestEnvironments:
 
     def test_without_a_name_the_one_that_holds_the_engine(self) -> None:
         """The preset runs there, although it cannot in our own interpreter."""
-        directory = make_environment(user_folder(), "auto-gptq", {"auto_gptq": "0.7.1"}, ("auto_gptq",))
+        directory = make_environment(user_folder(), "auto-gptq", {"auto-gptq": "0.7.1"}, ("auto_gptq",))
         chosen = prepare_backends("auto-gptq,hf-fp32", "hf-fp32")
         assert [b.python for b in chosen] == [str(directory / "bin" / "python"), sys.executable]
 
@@ -118,7 +118,7 @@ class TestBackends:
     def test_one_that_cannot_run_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Refused before anything runs, unless another interpreter is named, which is not looked into."""
         nowhere = Host(Support(ok=False, reason="Python module not installed: x"))
-        monkeypatch.setattr(module, "host_of", lambda _: nowhere)
+        monkeypatch.setattr(Here, "host_of", lambda here, preset: nowhere)
         with pytest.raises(UsageError, match="hf-fp32 cannot run here: Python module not installed: x"):
             prepare_backends("hf-fp16", "hf-fp32")
         chosen = prepare_backends(f"hf-fp16@{sys.executable},hf-fp32@{sys.executable}", "hf-fp32")
