@@ -18,7 +18,8 @@ from gptq_diff.kernels.vllm_gemm.paths import FAST, RECONSTRUCT
 
 EXLLAMA = "exllamav2"
 DEQUANTISED = "gptqmodel-torch"
-ON_CPU = {"torch_aten_kernel": "gptqmodel-int4pack", "torch_cpu_avx512": None}
+PACKED = "gptqmodel-int4pack"
+ON_CPU = {"torch_aten_kernel": PACKED, "torch_fused": PACKED, "torch_cpu_avx512": None}
 """CPU kinds that settle at their first call (linear_mode) on packed weights or on dequantising -> path of the former.
 
 The AVX512 kernel multiplies packed weights in bfloat16 alone: given float16, it dequantises, as the torch kind does.
