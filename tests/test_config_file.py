@@ -131,6 +131,8 @@ UNSAFE = [
     ("python", '"/tmp/evil"', "'python' can run code or reach out"),
     ("interpreter", '"/tmp/evil"', "'interpreter' can run code or reach out"),
     ("env", '"mine"', "'env' can run code or reach out"),
+    ("dir", '".envs"', "'dir' can run code or reach out"),
+    ("torch-url", '"/tmp/evil"', "'torch-url' can run code or reach out"),
     ("trust-remote-code", "true", "'trust-remote-code' can run code or reach out"),
     ("trust_remote_code", "true", "'trust_remote_code' can run code or reach out"),
     ("trust-remote-code", "false", "'trust-remote-code' can run code or reach out"),

@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "toml_file": {"errors"},
     "config_file": {"errors", "suggest", "toml_file"},
     "presets": NOUNS | {"suggest"},
-    "environments": NOUNS | {"suggest", "text"},
+    "environments": NOUNS | {"log_end", "suggest"},
     "hosts": NOUNS | {"environments", "presets"},
     "prompts": NOUNS | {"suggest", "text"},
     "checkpoint": NOUNS,

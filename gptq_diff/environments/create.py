@@ -35,6 +35,10 @@ class Watcher(Protocol):
         """Something that a person should know."""
 
 
+def nowhere_else() -> None:
+    """No index beside those that the installer is set to use."""
+
+
 @dataclass(frozen=True)
 class Order:
     """What was asked of `env create`, checked.
@@ -47,7 +51,7 @@ class Order:
     directory: Path
     python: str | None = None
     uv: str | None = None
-    torch_url: Callable[[], str | None] = lambda: None
+    torch_url: Callable[[], str | None] = nowhere_else
 
 
 def create(order: Order, watcher: Watcher) -> State:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
 
 from gptq_diff.errors import GptqDiffError
-from gptq_diff.text import one_line
+from gptq_diff.log_end import last_line, log_end
 
 GRACE_SECONDS = 5.0
 """How long an installer may take to end after SIGTERM, before SIGKILL."""
-_QUOTED = 300
-"""Characters of a log's line that an error quotes."""
+_PASSWORD = re.compile(r"//[^/\s@]*@")
+"""Who signs in at a package index, and how: not for a log."""
 # These would make pip install elsewhere, or a build see packages that are not the environment's.
 _MISLEADING = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
 
 def run_step(command: list[str], directory: Path, log: Path, lock: int) -> str | None:
-    """None when the command succeeded, else what it said last.
+    """None when the command succeeded, else its last error, or what it said last.
 
     It runs in `directory`, in a process group of its own that is ended when this function is left in any way, and
     inherits the descriptor `lock`. GptqDiffError when it cannot be started.
@@ -28,7 +29,7 @@ def run_step(command: list[str], directory: Path, log: Path, lock: int) -> str |
     environment = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
     environment |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PYTHONUNBUFFERED": "1"}
     with log.open("ab") as out:
-        out.write(f"\n$ {' '.join(command)}\n".encode())
+        out.write(f"\n$ {_PASSWORD.sub('//', ' '.join(command))}\n".encode())
         out.flush()
         start = out.tell()
         try:
@@ -49,17 +50,8 @@ def run_step(command: list[str], directory: Path, log: Path, lock: int) -> str |
         return None
     if code < 0:
         return f"{Path(command[0]).name} was killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
-    return last_words(log, start)
-
-
-def last_words(log: Path, start: int) -> str:
-    """The line of the log, from byte `start` on, that says what went wrong: the last error, else the last line."""
-    with log.open("rb") as file:
-        file.seek(start)
-        lines = [one_line(line, _QUOTED) for line in file.read().decode("utf-8", errors="replace").splitlines()]
-    lines = [line for line in lines if line]
-    errors = [line for line in lines if line.lower().startswith("error:")]
-    return (errors or lines or ["nothing"])[-1]
+    said = [line for line in log_end(log, start) if line.lower().startswith("error:")]
+    return said[-1] if said else last_line(log, start) or f"it ended with status {code} and said nothing"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -48,7 +48,10 @@ def state_of(directory: Path) -> State | None:
     """The record in that directory, or None where there is none that can be read: then it is not ours."""
     try:
         raw = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
-        raw.pop("schema_version")
-        return State(**raw)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return State(
+            recipe=str(raw["recipe"]), digest=str(raw["digest"]), python=str(raw["python"]), steps=int(raw["steps"]),
+            done=int(raw["done"]), seconds=float(raw["seconds"]),
+            size=None if raw["size"] is None else int(raw["size"]),
+        )  # fmt: skip
+    except (OSError, ValueError, TypeError, KeyError):
         return None
