@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Callable
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column
 from rich.text import Text
 
 from gptq_diff.cli.output import console, print_json
@@ -28,6 +27,9 @@ if TYPE_CHECKING:
 
 _PATIENCE = 10.0
 """Seconds within which PyTorch's index must answer to be used."""
+
+_BESIDE_TITLE = 11
+"""Columns that the spinner and the time take on a terminal."""
 
 
 def create_and_show(
@@ -79,8 +81,7 @@ class Steps(AbstractContextManager["Steps"]):
     def __init__(self, screen: Console) -> None:
         self._screen = screen
         self._live = Progress(
-            SpinnerColumn(finished_text="+"), TimeElapsedColumn(Column(no_wrap=True, min_width=7)),
-            TextColumn("{task.fields[title]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            SpinnerColumn(finished_text="+"), TimeElapsedColumn(), TextColumn("{task.fields[title]}"),
             console=screen, disable=not screen.is_terminal,
         )  # fmt: skip
         self._title = ""
@@ -98,8 +99,9 @@ class Steps(AbstractContextManager["Steps"]):
 
     def begins(self, number: int, of: int, title: str) -> None:
         """Show that the step has begun."""
-        self._title = f"{number}/{of} {one_line(title, 90)}"
-        self._task = self._live.add_task("", total=1, title=self._title)
+        self._title = f"{number}/{of} {one_line(title)}"
+        # Cut here: Rich would take the room from the spinner and the time first.
+        self._task = self._live.add_task("", total=1, title=one_line(self._title, self._screen.width - _BESIDE_TITLE))
 
     def ended(self, seconds: float) -> None:
         """Stop its clock."""
