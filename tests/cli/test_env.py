@@ -16,13 +16,14 @@ import pytest
 from rich.console import Console
 
 from gptq_diff import hosts
-from gptq_diff.cli import env_create
+from gptq_diff.cli import env_create, main_job
 from gptq_diff.cli.env_create import Steps, cpu_index
 from gptq_diff.environments import recipes
 from gptq_diff.environments.find import user_folder
 from gptq_diff.environments.installers import CPU_INDEX
 from gptq_diff.environments.recipes import Recipe, Step, recipe_named
 from gptq_diff.environments.state import LOG_FILE, STATE_FILE, State, state_of
+from gptq_diff.session.asked import Asked
 from gptq_diff.text import clean
 from tests.environments.made import make_environment
 
@@ -278,3 +279,41 @@ class TestRemove:
             code, _, err = program("env", "remove", *arguments)
             assert code == 2, err
         assert mine.exists()
+
+
+class TestConfigFiles:
+    """Who may choose an interpreter: the user, on the command line or in a file of their own; no project."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
+        """What `run` would run."""
+        seen: list[Asked] = []
+        monkeypatch.setattr(main_job, "run_and_show", lambda asked, *_, **__: seen.append(asked) or 0)
+        return seen
+
+    def test_the_users_own_file_names_an_environment(
+        self, asked: list[Asked], program: Program, small_model: Path, tmp_path: Path
+    ) -> None:
+        """As `name@environment` does on the command line, which wins."""
+        directory = make_environment(user_folder(), "auto-gptq", {}, ("auto_gptq",))
+        own = tmp_path / "config" / "gptq-diff" / "config.toml"
+        own.parent.mkdir(parents=True)
+        own.write_text('backends = ["hf-fp32", "auto-gptq@auto-gptq"]\n')
+        arguments = ("run", "--model", small_model, "--prompt-file", "-")
+        code, _, err = program(*arguments, stdin='[{"token_ids": [1, 2]}]')
+        assert code == 0, err
+        assert [(b.name, b.python) for b in asked[0].backends] == [
+            ("hf-fp32", sys.executable),
+            ("auto-gptq", str(directory / "bin" / "python")),
+        ]
+        assert program(*arguments, "--backends", "hf-fp32", stdin='[{"token_ids": [1, 2]}]')[0] == 0
+        assert [b.name for b in asked[1].backends] == ["hf-fp32"]
+
+    def test_a_projects_file_may_not(self, asked: list[Asked], program: Program, tmp_path: Path) -> None:
+        """Not even by the name of an environment: the project may hold one of that name."""
+        make_environment(user_folder(), "auto-gptq", {}, ("auto_gptq",))
+        (tmp_path / "cwd" / "gptq-diff.toml").write_text('timeout = 9\nbackends = "auto-gptq@auto-gptq"\n')
+        code, _, err = program("run", "--model", "x", "--prompt-file", "-")
+        assert code == 2
+        assert "gptq-diff.toml, line 2: 'backends' names an interpreter, which can run code" in err
+        assert asked == []
