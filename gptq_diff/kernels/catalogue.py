@@ -43,4 +43,8 @@ def make_kernel(name: str) -> Kernel:
         from gptq_diff.kernels.vllm_ops import VllmMarlin
 
         return VllmMarlin()
+    if name == "vllm-machete":
+        from gptq_diff.kernels.vllm_machete import VllmMachete
+
+        return VllmMachete()
     raise BackendError(f"there is no kernel called {name!r}", "see `gptq-diff backends`")
