@@ -47,4 +47,16 @@ def make_kernel(name: str) -> Kernel:
         from gptq_diff.kernels.vllm_machete import VllmMachete
 
         return VllmMachete()
+    if name == "auto-gptq-exllama":
+        from gptq_diff.kernels.gptqmodel_ops import auto_gptq_exllama
+
+        return auto_gptq_exllama()
+    if name == "auto-gptq-exllamav2":
+        from gptq_diff.kernels.gptqmodel_ops import auto_gptq_exllamav2
+
+        return auto_gptq_exllamav2()
+    if name == "gptqmodel-exllamav2":
+        from gptq_diff.kernels.gptqmodel_ops import gptqmodel_exllamav2
+
+        return gptqmodel_exllamav2()
     raise BackendError(f"there is no kernel called {name!r}", "see `gptq-diff backends`")
