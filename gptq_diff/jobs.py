@@ -55,6 +55,7 @@ class WorkerSpec:
 
     model: checkpoint directory, absolute. events: file for the worker's JSON lines, absolute.
     parent: process id whose end ends the worker too. route: Preset.route. tensor_parallel: LoadSpec.tensor_parallel.
+    original: LoadSpec.original; "" for none.
     """
 
     engine: str
@@ -69,6 +70,7 @@ class WorkerSpec:
     jobs: tuple[Job, ...]
     route: str = ""
     tensor_parallel: int = 1
+    original: str = ""
 
     @property
     def longest(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gptq_diff.errors import UsageError
-from gptq_diff.records import Preset
+from gptq_diff.records import ORIGINAL, Preset
 from gptq_diff.suggest import nearest
 
 _SKELETON = ("torch", "transformers", "safetensors")
@@ -32,6 +32,15 @@ PRESETS: tuple[Preset, ...] = (
         dtype="float16",
         summary="dequantised to float16, multiplied in float16",
         requires=_SKELETON,
+    ),
+    Preset(
+        name="hf-original",
+        engine="transformers",
+        kernel=ORIGINAL,
+        dtype="float32",
+        summary="the unquantised model (--original DIR): shows the error of quantisation itself, is not judged",
+        requires=_SKELETON,
+        route="original",
     ),
     Preset(
         name="sim-exllama",

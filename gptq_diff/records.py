@@ -52,6 +52,10 @@ class Support:
     reason: str = ""
 
 
+ORIGINAL = "original"
+"""Kernel mode and path of a linear that is not quantised: there is no kernel to judge."""
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """What a report says of a checkpoint (contract.md, `model`)."""
@@ -64,6 +68,15 @@ class ModelInfo:
     desc_act: bool
     format: str
     quantized_linears: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class OriginalInfo:
+    """What a report says of the unquantised model (--original)."""
+
+    path: str
+    architecture: str
     fingerprint: str
 
 
@@ -119,7 +132,8 @@ class Judgement:
     path: the arithmetic that really ran; "all-reduce" for the sum over tensor-parallel ranks, "replicated" for a
     tensor that two ranks should hold alike. rank: the tensor-parallel rank whose share of the rows of W this is.
     rows, elements: M and M*N of the whole call.
-    kind: "ok", "overflow", "nan", "diverged" or "inherited" (every row of x was already non-finite).
+    kind: "ok", "overflow", "nan", "diverged", "inherited" (every row of x was already non-finite), or "original": the
+    linear is not quantised, nothing is judged, and local_l2_rel is what quantising it changes on this input.
     cause: "result-overflow" or "nan-weights" where the kind alone does not say it, else None.
     nonfinite: NaN and inf in y on rows whose x is finite; first_index: [row, column] of the first, or None.
     inherited_rows: rows whose x was already non-finite; they are not judged.
@@ -215,11 +229,36 @@ class LayerCount:
 
 
 @dataclass(frozen=True)
+class LayerError:
+    """What quantisation changes at one linear of the unquantised model, in the prefill.
+
+    local_l2_rel: norm of (x W_original - x W) over norm of x W, for the unquantised model's own x; lower is better.
+    inherited_l2_rel: norm of (x - reference's x) over norm of the reference's x: what quantising all before it changed.
+    None where it has no size.
+    """
+
+    local_l2_rel: float | None
+    inherited_l2_rel: float | None
+
+
+@dataclass(frozen=True)
+class QuantizationError:
+    """What quantisation changes, over all linears: the middle and the worst local_l2_rel, and every layer's figures."""
+
+    median_l2_rel: float | None
+    worst_l2_rel: float | None
+    worst_layer: str | None
+    layers: dict[str, LayerError]
+
+
+@dataclass(frozen=True)
 class Result:
     """What one backend did with one prompt (contract.md, `results`).
 
     kernel: layer glob -> path that really ran. steps: forward passes judged.
-    seconds: by phase. peaks in bytes, None where the system does not say.
+    seconds: by phase: "load" and "judge" of the backend with all its prompts, "generate" of this prompt.
+    peaks: in bytes, of the backend; None where the system does not say, and peak_gpu_bytes where it used no GPU.
+    quantization_error: of hf-original alone.
     worst_excess: the largest share of the detection threshold that any judged call reached; 1 is the threshold.
     """
 
@@ -248,15 +287,20 @@ class Result:
     peak_rss_bytes: int | None
     peak_private_bytes: int | None
     peak_gpu_bytes: int | None
+    quantization_error: QuantizationError | None = None
 
 
 @dataclass(frozen=True)
 class SkippedBackend:
-    """A backend that was asked for and did not finish; log is relative to the run directory."""
+    """A backend that was asked for and did not finish.
+
+    log: relative to the run directory. log_end: the last lines that its worker wrote there, cleaned.
+    """
 
     backend: str
     reason: str
     log: str
+    log_end: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -281,7 +325,10 @@ class PromptInfo:
 
 @dataclass(frozen=True)
 class Report:
-    """report.json (contract.md, schema_version 1). left_out: tensors dropped by --capture, in words."""
+    """report.json (contract.md, schema_version 1).
+
+    left_out: tensors dropped by --capture, in words. original_model: what hf-original ran, if it was asked for.
+    """
 
     schema_version: int
     gptq_diff: str
@@ -296,3 +343,4 @@ class Report:
     skipped_backends: tuple[SkippedBackend, ...]
     left_out: tuple[str, ...]
     allow_skip: bool
+    original_model: OriginalInfo | None = None

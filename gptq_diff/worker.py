@@ -49,6 +49,7 @@ def load_engine(spec: WorkerSpec) -> Engine:
         engine=spec.engine, model=Path(spec.model), dtype=spec.dtype, device=spec.device,
         trust_remote_code=spec.trust_remote_code, threads=spec.threads, seed=spec.seed, route=spec.route,
         longest=spec.longest, tensor_parallel=spec.tensor_parallel,
+        original=Path(spec.original) if spec.original else None,
     )  # fmt: skip
     return engine_named(spec.engine)(load)
 

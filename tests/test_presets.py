@@ -7,7 +7,7 @@ import pytest
 from gptq_diff.errors import UsageError
 from gptq_diff.presets import PRESETS, BackendRequest, parse_backends, preset_named
 
-OURS = "hf-fp32, hf-fp16, sim-exllama, sim-reconstruct, sim-gptq"
+OURS = "hf-fp32, hf-fp16, hf-original, sim-exllama, sim-reconstruct, sim-gptq"
 VLLMS = "vllm, vllm-gptq, vllm-exllama, vllm-reconstruct, gptq-marlin, gptq-machete"
 HOSTED = "auto-gptq, auto-gptq-torch, auto-gptq-exllama, auto-gptq-exllamav2"
 NAMES = f"{OURS}, {VLLMS}, {HOSTED}, gptqmodel, gptqmodel-torch, gptqmodel-exllamav2, gptqmodel-marlin"
@@ -26,6 +26,7 @@ def test_the_presets_are_those_of_the_design_that_exist_today() -> None:
     assert [(p.name, p.engine, p.kernel, p.dtype) for p in PRESETS] == [
         ("hf-fp32", "transformers", "exact", "float32"),
         ("hf-fp16", "transformers", "fp16", "float16"),
+        ("hf-original", "transformers", "original", "float32"),
         ("sim-exllama", "transformers", "sim-exllama", "float16"),
         ("sim-reconstruct", "transformers", "sim-reconstruct", "float16"),
         ("sim-gptq", "transformers", "sim-gptq", "float16"),
@@ -46,9 +47,9 @@ def test_the_presets_are_those_of_the_design_that_exist_today() -> None:
     ]
 
 
-def test_only_the_reference_keeps_its_skeleton_in_float32() -> None:
-    """design.md: every other preset runs norms, attention and residual in float16."""
-    assert [p.name for p in PRESETS if p.dtype == "float32"] == ["hf-fp32"]
+def test_what_is_held_against_each_other_keeps_its_skeleton_in_float32() -> None:
+    """Every backend runs norms, attention and residual in float16, but the reference and the unquantised model."""
+    assert [p.name for p in PRESETS if p.dtype == "float32"] == ["hf-fp32", "hf-original"]
 
 
 def test_every_preset_has_a_one_line_summary() -> None:

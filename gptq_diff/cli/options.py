@@ -58,6 +58,15 @@ ReferenceModel = Annotated[
         show_default="--model",
     ),
 ]
+Original = Annotated[
+    str | None,
+    typer.Option(
+        "--original",
+        metavar="DIR",
+        help="The unquantised model: adds hf-original, which shows the error of quantisation itself.",
+        show_default="none",
+    ),
+]
 PromptFile = Annotated[
     str,
     typer.Option("--prompt-file", metavar="FILE", help="Prompts: .txt, .jsonl, .json, or - for standard input."),

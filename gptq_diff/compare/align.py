@@ -30,7 +30,10 @@ class Place:
 
 
 class Captured:
-    """One capture with its calls by layer, beside the reference's capture of the same prompt (or None)."""
+    """One capture with its calls by layer, beside the reference's capture of the same prompt (or None).
+
+    seconds: what judging it has taken so far.
+    """
 
     def __init__(self, reader: CaptureReader, reference: CaptureReader | None) -> None:
         self.reader = reader
@@ -44,6 +47,7 @@ class Captured:
             self.places[layer].append(place)
         self._comparable = comparable_steps(reader, reference)
         self._gaps: dict[tuple[str, str], float | None] = {}
+        self.seconds = 0.0
 
     def calls(self, layer: str) -> list[CapturedCall]:
         """Every call of that layer whose tensors were kept, oldest first."""

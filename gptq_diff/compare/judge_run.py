@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Callable
 
 import torch
@@ -9,11 +10,12 @@ import torch
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.dequant import dequantise
 from gptq_diff.compare.align import STEPS_AFTER, Captured
-from gptq_diff.compare.judge import Weight, judge_layer
+from gptq_diff.compare.judge import CapturedCall, Weight, judge_layer
+from gptq_diff.compare.quantisation import quantisation_errors
 from gptq_diff.compare.steps_after import judge_step
 from gptq_diff.judged_file import read_judged as read_judged
 from gptq_diff.judged_file import write_judged as write_judged
-from gptq_diff.records import Judgement, LayerSpec
+from gptq_diff.records import ORIGINAL, Judgement, LayerSpec
 
 if TYPE_CHECKING:
     from gptq_diff.checkpoint.reader import Checkpoint
@@ -38,23 +40,42 @@ def layer_weight(spec: LayerSpec, judge: Checkpoint, loaded: Checkpoint, out: to
 def judge_captures(
     captures: dict[Key, Captured], judge: Checkpoint, loaded: Checkpoint, progress: Callable[[int, int], None]
 ) -> dict[Key, list[Judgement]]:
-    """Judgements of every kept call, by capture, in order of execution."""
+    """Judgements of every kept call, by capture, in order of execution; what each took is added to its `seconds`."""
     judged: dict[Key, list[Judgement]] = {key: [] for key in captures}
     memory = torch.empty(max((s.in_features * s.out_features for s in judge.layers), default=0), dtype=torch.float32)
     for done, spec in enumerate(judge.layers):
+        started = time.perf_counter()
         calls = [(key, call) for key, captured in captures.items() for call in captured.calls(spec.name)]
         if calls:
             weight = layer_weight(spec, judge, loaded, memory)
-            products = [(key, call) for key, call in calls if call.path not in STEPS_AFTER]
-            for (key, _), judgement in zip(products, judge_layer(weight, [call for _, call in products])):
+            for (key, _), judgement in zip(calls, judge_calls(weight, [call for _, call in calls])):
                 judged[key].append(judgement)
-            for key, call in calls:
-                if call.path in STEPS_AFTER:
-                    judged[key].append(judge_step(spec.name, call))
+            _share_out(time.perf_counter() - started, [(captures[key], call.x_MK.shape[0]) for key, call in calls])
         progress(done + 1, len(judge.layers))
     for rows in judged.values():
         rows.sort(key=lambda j: (j.step, j.index))  # stable: a layer's ranks, then what follows them
     return judged
+
+
+def judge_calls(weight: Weight, calls: list[CapturedCall]) -> list[Judgement]:
+    """One judgement a call, in the order given: kernels' products, steps after them, unquantised linears."""
+    products = [call for call in calls if call.path not in STEPS_AFTER and call.path != ORIGINAL]
+    of_product = iter(judge_layer(weight, products))
+    of_original = iter(quantisation_errors(weight, [call for call in calls if call.path == ORIGINAL]))
+    found = []
+    for call in calls:
+        if call.path in STEPS_AFTER:
+            found.append(judge_step(weight.spec.name, call))
+        else:
+            found.append(next(of_original if call.path == ORIGINAL else of_product))
+    return found
+
+
+def _share_out(seconds: float, rows: list[tuple[Captured, int]]) -> None:
+    """A layer is judged for all captures together: each is said to take its share of the rows."""
+    total = sum(n for _, n in rows)
+    for captured, n in rows:
+        captured.seconds += seconds * n / total
 
 
 def open_captures(run: RunDir, keys: list[Key], reference: str) -> dict[Key, Captured]:

@@ -10,7 +10,7 @@ import torch
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.compare.judge import FACTOR
-from gptq_diff.records import Finding, Judgement, Result
+from gptq_diff.records import ORIGINAL, Finding, Judgement, Result
 
 
 def settle_repeats(result: Result, run: RunDir, repeats: int, judgements: Sequence[Judgement]) -> Result:
@@ -25,7 +25,7 @@ def settle_repeats(result: Result, run: RunDir, repeats: int, judgements: Sequen
     differing, worst, unstable = set(), 0.0, None
     for repeat in range(2, repeats + 1):
         again = run.reader(result.backend, result.prompt, repeat)
-        for j in judgements:
+        for j in (j for j in judgements if j.kind != ORIGINAL):
             gap = _gap(first, again, j)
             if gap is None:
                 continue

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.capture.tap import ALL_REDUCE, REPLICATED
+from gptq_diff.compare.quantisation import summary
 from gptq_diff.compare.tokens import collapse, first_different_token, first_token_kl
-from gptq_diff.records import Finding, FirstBad, Judgement, LayerCount, Result, SkippedLayer, Verdict
+from gptq_diff.records import ORIGINAL, Finding, FirstBad, Judgement, LayerCount, Result, SkippedLayer, Verdict
 
 SEVERITY = ("overflow", "nan", "diverged", "nondeterministic", "collapsed", "incomplete", "agree")
 """Worst first: the cause nearest the kernel wins (contract.md)."""
 BAD_KINDS = frozenset({"overflow", "nan", "diverged"})
+NOT_QUANTISED = "it is not quantised in this backend, so there is no kernel to judge"
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,12 @@ class BackendRun:
     """What is known of a backend besides its captures."""
 
     engine: str
+    kernel: str
     versions: dict[str, str]
     seconds: dict[str, float]
     peak_rss: int | None
     peak_private: int | None
+    peak_gpu: int | None
 
 
 def first_bad(judgements: Sequence[Judgement]) -> FirstBad | None:
@@ -42,18 +46,25 @@ def first_bad(judgements: Sequence[Judgement]) -> FirstBad | None:
 
 def layer_count(judgements: Sequence[Judgement], quantized: Sequence[str], skipped: dict[str, str]) -> LayerCount:
     """Compared: judged at least once on rows that were not already lost; the others with the reason."""
-    judged = {j.layer for j in judgements if j.kind != "inherited"}
+    judged = {j.layer for j in judgements if j.kind not in ("inherited", ORIGINAL)}
     inherited = {j.layer for j in judgements if j.kind == "inherited"} - judged
-    reasons = dict.fromkeys(inherited, "its input was already NaN or infinite") | skipped
+    plain = {j.layer for j in judgements if j.kind == ORIGINAL}
+    reasons = dict.fromkeys(inherited, "its input was already NaN or infinite") | dict.fromkeys(plain, NOT_QUANTISED)
+    reasons |= skipped
     left_out = tuple(SkippedLayer(n, reasons[n]) for n in quantized if n in reasons and n not in judged)
     return LayerCount(len(judged), left_out)
 
 
-def status_of(bad: FirstBad | None, layers: LayerCount, quantized: int, *, collapsed: bool) -> str:
-    """contract.md, STATUS; a linear neither compared nor skipped makes a run incomplete."""
+def status_of(
+    bad: FirstBad | None, layers: LayerCount, quantized: int, *, collapsed: bool, original: bool = False
+) -> str:
+    """contract.md, STATUS; a linear neither compared nor skipped makes a run incomplete.
+
+    original: the unquantised model, in which there is nothing to compare: what it writes is all there is to say of it.
+    """
     if bad is not None:
         return bad.kind
-    if layers.compared == 0 or layers.compared + len(layers.skipped) != quantized:
+    if (layers.compared == 0 and not original) or layers.compared + len(layers.skipped) != quantized:
         return "incomplete"
     return "collapsed" if collapsed else "agree"
 
@@ -85,20 +96,22 @@ def make_result(
     manifest = capture.manifest
     ref_manifest = reference.manifest if reference is not None else None
     collapsed, token = (False, None) if is_reference else collapse(manifest, ref_manifest)
-    bad = first_bad(judgements)
+    bad, original = first_bad(judgements), run.kernel == ORIGINAL
     layers = layer_count(judgements, quantized, {**notes, **manifest.skipped})
     excesses = [j.excess for j in judgements if j.excess is not None]
     return Result(
         backend=manifest.backend, prompt=manifest.prompt, engine=run.engine, kernel=kernel_globs(judgements),
-        versions=run.versions, status=status_of(bad, layers, len(quantized), collapsed=collapsed), first_bad=bad,
+        versions=run.versions, first_bad=bad,
+        status=status_of(bad, layers, len(quantized), collapsed=collapsed, original=original),
         tokens=manifest.tokens, text=text, collapsed=collapsed, collapse_token=token,
         first_token_kl=first_token_kl(capture.first_logits(), reference.first_logits()) if reference else None,
         first_different_token=first_different_token(manifest.tokens, ref_manifest.tokens) if ref_manifest else None,
         cached_rows=manifest.cached_rows, layers=layers, steps=manifest.steps,
         bad_layers=len({j.layer for j in judgements if j.kind in BAD_KINDS}),
         worst_excess=max(excesses, default=None), findings=causes(judgements), workarounds=(), headroom_bits={},
-        seconds={**run.seconds, **manifest.seconds}, peak_rss_bytes=run.peak_rss, peak_private_bytes=run.peak_private,
-        peak_gpu_bytes=None,
+        seconds={**run.seconds, **manifest.seconds}, peak_rss_bytes=run.peak_rss,
+        peak_private_bytes=run.peak_private, peak_gpu_bytes=run.peak_gpu,
+        quantization_error=summary(judgements) if original else None,
     )  # fmt: skip
 
 
@@ -123,14 +136,17 @@ def verdict(results: Sequence[Result], quantized: int) -> Verdict:
     worst = min(results, key=lambda r: SEVERITY.index(r.status))
     layer = worst.first_bad.layer if worst.first_bad else None
     if worst.status == "agree":
-        names = list(dict.fromkeys(r.backend for r in results))
-        prompts = len({r.prompt for r in results})
-        summary = (
+        judged = [r for r in results if r.quantization_error is None]
+        if not judged:
+            return Verdict("incomplete", None, None, None, "Nothing was compared: only the unquantised model ran.")
+        names = list(dict.fromkeys(r.backend for r in judged))
+        prompts = len({r.prompt for r in judged})
+        said = (
             f"All {len(names)} backends agree with the exact answer on every linear judged "
-            f"(compared {min(r.layers.compared for r in results)} of {quantized}, {prompts} "
+            f"(compared {min(r.layers.compared for r in judged)} of {quantized}, {prompts} "
             f"prompt{'s' if prompts > 1 else ''})."
         )
-        return Verdict("agree", None, None, None, summary)
+        return Verdict("agree", None, None, None, said)
     return Verdict(worst.status, worst.backend, worst.prompt, layer, sentence(worst, quantized))
 
 

@@ -24,6 +24,7 @@ class LoadSpec:
     threads: CPU threads for torch, or 0 for its own choice.
     route: Preset.route, "" for an engine with one way in.
     longest: tokens that the longest job needs, prompt and answer together.
+    original: the unquantised model, absolute, to be loaded in place of `model`, whose layers say what is tapped.
     tensor_parallel: processes, each on a GPU of its own, that share the model; 1 for one.
     """
 
@@ -36,6 +37,7 @@ class LoadSpec:
     seed: int
     route: str = ""
     longest: int = 0
+    original: Path | None = None
     tensor_parallel: int = 1
 
 

@@ -12,8 +12,9 @@ def engine_named(name: str) -> Callable[[LoadSpec], Engine]:
     """What loads a model into that engine; imports only that engine's packages."""
     if name == "transformers":
         from gptq_diff.engines.hf import HfEngine
+        from gptq_diff.engines.original import OriginalEngine
 
-        return HfEngine
+        return lambda spec: OriginalEngine(spec) if spec.original is not None else HfEngine(spec)
     if name == "vllm":
         from gptq_diff.engines.vllm_engine import VllmEngine
 

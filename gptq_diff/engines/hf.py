@@ -6,6 +6,7 @@ import platform
 
 import numpy as np
 import torch
+from torch import nn
 
 from gptq_diff.capture.tap import Tap
 from gptq_diff.checkpoint.reader import open_checkpoint
@@ -33,9 +34,14 @@ class HfEngine(Engine):
         self._checkpoint = open_checkpoint(spec.model, trust_remote_code=spec.trust_remote_code)
         shelf = Shelf(self._device, spare_bytes(self._device))
         self._board = Switchboard(make_kernel("fp16"), make_kernel("fp16"), shelf=shelf)
-        self._model = empty_model(spec.model, dtype, trust_remote_code=spec.trust_remote_code)
-        fill(self._model, self._checkpoint, self._board, dtype, str(self._device))
+        self._model = self._load(spec, dtype)
         self._decoder = Decoder(self._model, str(self._device))
+
+    def _load(self, spec: LoadSpec, dtype: torch.dtype) -> nn.Module:
+        """The skeleton with the checkpoint in it."""
+        model = empty_model(spec.model, dtype, trust_remote_code=spec.trust_remote_code)
+        fill(model, self._checkpoint, self._board, dtype)
+        return model
 
     def use_kernel(self, name: str) -> None:
         """Switch every quantised linear to the kernel of that name."""
@@ -67,6 +73,7 @@ class HfEngine(Engine):
                 return self._decoder.generate(token_ids, max_new_tokens=max_new_tokens, forced=forced, tap=tap)
         finally:
             self._board.tap = None
+            self._board.forget()
 
     def versions(self) -> dict[str, str]:
         """Interpreter and packages."""

@@ -44,14 +44,23 @@ class MappedLinear(nn.Module):
         """The mapped table, as stored."""
         return self._table
 
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The bias as stored, if there is one."""
+        return self._bias
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., N] in the dtype of x."""
+        y = self.product(x)
+        if self._bias is not None:
+            y = y + self._bias.to(device=x.device, dtype=torch.float32)
+        return y.to(x.dtype)
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [..., N]: without the bias."""
         wide = x.float()
         # moved first and widened there: in one call the CPU would widen, and twice the bytes would travel
         chunks = (
             self._table[i : i + CHUNK_ROWS].to(x.device).float() for i in range(0, self._table.shape[0], CHUNK_ROWS)
         )
-        y = torch.cat([torch.nn.functional.linear(wide, chunk) for chunk in chunks], dim=-1)
-        if self._bias is not None:
-            y = y + self._bias.to(device=x.device, dtype=torch.float32)
-        return y.to(x.dtype)
+        return torch.cat([torch.nn.functional.linear(wide, chunk) for chunk in chunks], dim=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +16,10 @@ from gptq_diff.engines.quant_linear import QuantLinear, Switchboard
 from gptq_diff.errors import BackendError
 
 if TYPE_CHECKING:
+    from gptq_diff.checkpoint.packed import PackedLinear
+    from gptq_diff.checkpoint.plain import PlainCheckpoint
     from gptq_diff.checkpoint.reader import Checkpoint
-    from gptq_diff.records import LayerSpec
+    from gptq_diff.engines.shelf import Shelf
 
 
 @contextlib.contextmanager
@@ -58,24 +60,41 @@ def empty_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> n
     return model  # type: ignore[no-any-return]
 
 
-def fill(model: nn.Module, checkpoint: Checkpoint, board: Switchboard, dtype: torch.dtype, device: str) -> None:
+def fill(model: nn.Module, checkpoint: Checkpoint, board: Switchboard, dtype: torch.dtype) -> None:
     """Replace the quantised linears, map embeddings and other linears, copy what is small (norms) or move it (biases).
 
+    All of it goes to the device of board.shelf, or comes there when it is used.
     Subclasses of torch's own modules may compute something else (Gemma scales its embedding), so they are kept and
     given their weights. BackendError where the checkpoint lacks a tensor, or has one of another shape.
     """
-    stored = _Stored(checkpoint, device)
+    stored = _Stored(checkpoint, board.shelf.device)
     modules = dict(model.named_modules())
     quantised = {spec.name for spec in checkpoint.layers}
     for spec in checkpoint.layers:
-        model.set_submodule(spec.name, _quant_linear(spec, modules.get(spec.name), model, stored, board))
+        model.set_submodule(
+            spec.name, _quant_linear(checkpoint.packed(spec.name), modules.get(spec.name), model, stored, board)
+        )
+    _fill_rest(model, modules, stored, board.shelf, dtype, quantised)
+
+
+def fill_plain(model: nn.Module, checkpoint: PlainCheckpoint, shelf: Shelf, dtype: torch.dtype) -> None:
+    """The same for a checkpoint that is not quantised: every linear is mapped."""
+    stored = _Stored(checkpoint, shelf.device)
+    _fill_rest(model, dict(model.named_modules()), stored, shelf, dtype, set())
+
+
+def _fill_rest(
+    model: nn.Module, modules: Mapping[str, nn.Module], stored: _Stored, shelf: Shelf, dtype: torch.dtype,
+    quantised: Set[str],
+) -> None:  # fmt: skip
+    """All but the quantised linears. modules: the model's own, by name."""
     for name, module in modules.items():
         if type(module) is nn.Embedding:
             table_VH = stored.tensor(f"{name}.weight", module.weight.shape)
             model.set_submodule(name, MappedEmbedding(table_VH, dtype))
         elif type(module) is nn.Linear and name not in quantised:
             weight_NK = _weight_or_tied(model, stored, name, module)
-            model.set_submodule(name, MappedLinear(board.shelf.table(weight_NK), _bias(module, name, stored)))
+            model.set_submodule(name, MappedLinear(shelf.table(weight_NK), _bias(module, name, stored)))
     for name, parameter in list(model.named_parameters()):
         if parameter.is_meta:
             owner, _, leaf = name.rpartition(".")
@@ -83,14 +102,14 @@ def fill(model: nn.Module, checkpoint: Checkpoint, board: Switchboard, dtype: to
             setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
     for name, buffer in list(model.named_buffers()):
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, buffer.to(device))
+        setattr(model.get_submodule(owner), leaf, buffer.to(shelf.device))
 
 
 class _Stored:
     """The checkpoint's tensors, with a clear sentence for one that is not there or does not fit."""
 
-    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint | PlainCheckpoint, device: torch.device) -> None:
+        self._tensor = checkpoint.tensor
         self._device = device
         self.names = frozenset(checkpoint.tensor_names())
         self._skipped = checkpoint.skipped
@@ -105,7 +124,7 @@ class _Stored:
             raise BackendError(
                 f"the checkpoint lacks the tensor {name}", "it is incomplete, or of another architecture"
             )
-        tensor = self.checkpoint.tensor(name)
+        tensor = self._tensor(name)
         if tensor.shape != shape:
             raise BackendError(
                 f"{name} has the shape {list(tensor.shape)}, and config.json asks for {list(shape)}",
@@ -119,14 +138,14 @@ class _Stored:
 
 
 def _quant_linear(
-    spec: LayerSpec, place: nn.Module | None, model: nn.Module, stored: _Stored, board: Switchboard
+    linear: PackedLinear, place: nn.Module | None, model: nn.Module, stored: _Stored, board: Switchboard
 ) -> QuantLinear:
+    spec = linear.spec
     if place is None:
         raise BackendError(
             f"the checkpoint's layer {spec.name} has no place in transformers' {type(model).__name__}",
             "the layer names follow another implementation of this architecture",
         )
-    linear = stored.checkpoint.packed(spec.name)
     if isinstance(place, nn.Linear):
         asked = (place.in_features, place.out_features)
         if asked != (spec.in_features, spec.out_features):

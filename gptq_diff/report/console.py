@@ -14,6 +14,8 @@ from rich.text import Text
 
 from gptq_diff.records import Finding, Judgement, Report, Result
 from gptq_diff.report.cleaned import cleaned
+from gptq_diff.report.costs import cost_table
+from gptq_diff.report.quantisation import quantisation_line, quantisation_table
 from gptq_diff.text import one_line
 
 LARGEST = 65504.0
@@ -37,6 +39,8 @@ STYLE: dict[str, Any] = {
 }
 NEIGHBOURS = 4
 """Linears shown before and after the first bad one."""
+LOG_LINES = 4
+"""Lines shown of a skipped backend's log; report.json has more."""
 
 
 def show(
@@ -62,13 +66,23 @@ def show(
     for result in report.results:
         for finding in result.findings:
             console.print(Text(_finding(result, finding), style="yellow"))
+        line = quantisation_line(result)
+        if line is not None:
+            console.print(Text(line))
+            if every_layer:
+                console.print(quantisation_table(result, STYLE))
     for skipped in report.skipped_backends:
         log = f" (log: {skipped.log})" if skipped.log else ""
         console.print(Text(f"skipped {skipped.backend}: {skipped.reason}{log}", style="yellow"))
+        for line in skipped.log_end[-LOG_LINES:]:
+            console.print(Text(f"  {line}", style="dim"))
     for line in _skipped_layers(report.results):
         console.print(Text(line, style="yellow"))
     for line in report.left_out:
         console.print(Text(line, style="dim"))
+    costs = cost_table(report, STYLE)
+    if costs is not None:
+        console.print(costs)
     console.print(verdict_panel(report))
 
 
@@ -87,7 +101,8 @@ def verdict_panel(report: Report) -> RenderableType:
     verdict = report.verdict
     lines: list[RenderableType] = [Text(verdict.summary, style=colour(verdict.status))]
     if verdict.prompt is not None:
-        fine = [r.backend for r in report.results if r.prompt == verdict.prompt and r.status == "agree"]
+        same = [r for r in report.results if r.prompt == verdict.prompt and r.status == "agree"]
+        fine = [r.backend for r in same if r.quantization_error is None]
         if fine:
             lines.append(
                 Text(
@@ -139,7 +154,7 @@ def _backend_row(report: Report, r: Result) -> tuple[str, ...]:
         f"{r.prompt} ({tokens.get(r.prompt, 0)})",
         status,
         bad,
-        f"{r.layers.compared}/{report.model.quantized_linears}",
+        "-" if r.quantization_error else f"{r.layers.compared}/{report.model.quantized_linears}",
         "-" if r.worst_excess is None else f"{r.worst_excess:.2g}",
         r.text if r.text is not None else " ".join(map(str, r.tokens)),
     )
@@ -205,9 +220,9 @@ def _number(value: float | None) -> str:
 
 
 def _skipped_layers(results: Sequence[Result]) -> list[str]:
-    """Why linears were not compared: one line per backend, prompt and reason."""
+    """Why linears were not compared: one line per backend, prompt and reason; nobody expects it of the original."""
     lines = []
-    for r in results:
+    for r in (r for r in results if r.quantization_error is None):
         reasons: dict[str, int] = {}
         for layer in r.layers.skipped:
             reasons[layer.reason] = reasons.get(layer.reason, 0) + 1

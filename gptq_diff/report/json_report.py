@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,11 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         _expect(dict, value, where)
         hints = typing.get_type_hints(kind)
         spelt = {f.name: _spelt(kind, f.name) for f in fields(kind)}
-        missing = sorted(set(spelt.values()) - value.keys())
+        missing = sorted(spelt[f.name] for f in fields(kind) if f.default is MISSING and spelt[f.name] not in value)
         if missing:
             raise TypeError(f"{where} lacks {', '.join(missing)}")
-        return kind(**{name: _build(hints[name], value[key], f"{where}.{key}") for name, key in spelt.items()})  # type: ignore[operator]
+        there = {name: key for name, key in spelt.items() if key in value}  # what is new may be absent from old reports
+        return kind(**{name: _build(hints[name], value[key], f"{where}.{key}") for name, key in there.items()})  # type: ignore[operator]
     if origin is tuple:
         _expect(list, value, where)
         inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else args

@@ -31,9 +31,10 @@ def compare_again(
         record = replace(record, allow_skip=record.allow_skip or allow_skip)
         loaded, judge = _checkpoints(record, model, reference_model)
         if isinstance(loaded, Checkpoint) and isinstance(judge, Checkpoint):
-            fresh, calls = judge_run(run, record, judge, loaded, lambda *_: None)
-            if fresh < calls:
-                say(f"{calls - fresh} of {calls} kernel calls keep their stored judgement: their tensors were left out")
+            judged = judge_run(run, record, judge, loaded, lambda *_: None)
+            record, kept = judged.noted(record), judged.calls - judged.fresh
+            if kept:
+                say(f"{kept} of {judged.calls} kernel calls keep their stored judgement: their tensors were left out")
         else:
             why = loaded if isinstance(loaded, str) else judge
             say(f"nothing is judged again, stored judgements are used: {why}; give --model DIR where it lies")

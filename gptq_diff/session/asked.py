@@ -8,7 +8,7 @@ from typing import Any
 
 from gptq_diff.errors import CannotJudge
 from gptq_diff.memory import NOTHING, MemoryUse
-from gptq_diff.records import ModelInfo, Prompt
+from gptq_diff.records import ModelInfo, OriginalInfo, Prompt
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Backend:
 class Asked:
     """Everything `run` needs, after all checks of the input.
 
-    model, reference_model: directories; the reference and the judge read the second.
+    model, reference_model: directories; the reference and the judge read the second. original: the unquantised model's.
     backends: in the order of the report, the reference included. timeout: seconds a backend; None is no limit.
     device: --device; "" leaves it to each engine.
     capture: "auto", "full" or "stats"; capture_budget in bytes.
@@ -57,11 +57,12 @@ class Asked:
     trust_remote_code: bool = False
     allow_skip: bool = False
     full_hash: bool = False
+    original: Path | None = None
 
 
 @dataclass(frozen=True)
 class BackendRecord:
-    """What became of one backend, as run.json keeps it; log is relative to the run directory."""
+    """What became of one backend, as run.json keeps it; log is relative to the run directory, log_end as in Outcome."""
 
     name: str
     engine: str
@@ -70,6 +71,7 @@ class BackendRecord:
     python: str
     log: str = ""
     failure: str | None = None
+    log_end: tuple[str, ...] = ()
     finished: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -82,7 +84,7 @@ class RunRecord:
 
     state: "running" until every backend has ended, then "captured", then "finished"; "interrupted" after Ctrl-C.
     quantized: every quantised linear of the checkpoint; not_read: those the reader leaves out, with the reason.
-    left_out: what --capture dropped, in words. full_hash: the fingerprints are over every byte.
+    left_out: what --capture dropped, in words. full_hash: the fingerprints are over every byte. original: --original's.
     """
 
     schema_version: int
@@ -103,6 +105,7 @@ class RunRecord:
     allow_skip: bool
     left_out: tuple[str, ...] = ()
     full_hash: bool = False
+    original: OriginalInfo | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -116,9 +119,14 @@ class RunRecord:
             values["model"] = ModelInfo(**raw["model"])
             values["reference_model"] = ModelInfo(**raw["reference_model"]) if raw["reference_model"] else None
             values["backends"] = tuple(
-                BackendRecord(**{**b, "finished": tuple(b["finished"]), "memory": MemoryUse(**b["memory"])})
+                BackendRecord(**{
+                    **b, "finished": tuple(b["finished"]), "memory": MemoryUse(**b["memory"]),
+                    "log_end": tuple(b.get("log_end", ())),
+                })
                 for b in raw["backends"]
-            )
+            )  # fmt: skip
+            original = raw.get("original")
+            values["original"] = None if original is None else OriginalInfo(**original)
             for key in ("quantized", "left_out"):
                 values[key] = tuple(raw[key])
             return RunRecord(**values)

@@ -16,9 +16,10 @@ from gptq_diff.checkpoint.reader import Checkpoint
 from gptq_diff.environment import environment
 from gptq_diff.jobs import Job, WorkerSpec
 from gptq_diff.launch import Listener, Load, Outcome, run_load
-from gptq_diff.records import ModelInfo
+from gptq_diff.records import ORIGINAL, ModelInfo
 from gptq_diff.session.asked import Asked, Backend, BackendRecord, RunRecord
 from gptq_diff.session.devices import device_of, gpu_variables
+from gptq_diff.session.original import original_info
 from gptq_diff.stage import stage_package
 
 SHARING = frozenset({"vllm"})
@@ -44,6 +45,7 @@ def start_record(asked: Asked, model: Checkpoint, judge: Checkpoint) -> RunRecor
         not_read={s.name: s.reason for s in judge.skipped}, capture=asked.capture,
         capture_budget=asked.capture_budget, repeats=asked.repeats, teacher_force=asked.teacher_force,
         allow_skip=asked.allow_skip, full_hash=asked.full_hash,
+        original=None if asked.original is None else original_info(asked.original, full_hash=asked.full_hash),
     )  # fmt: skip
 
 
@@ -101,6 +103,7 @@ def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forc
         trust_remote_code=asked.trust_remote_code, threads=asked.threads, seed=asked.seed, events="",
         parent=os.getpid(), jobs=jobs, route=first.route,
         tensor_parallel=asked.tensor_parallel if first.engine in SHARING else 1,
+        original=str(asked.original) if first.kernel == ORIGINAL and asked.original is not None else "",
     )  # fmt: skip
     environment = {
         **gpu_variables(first.engine, asked.device, os.environ),
@@ -120,7 +123,7 @@ def _with_outcomes(record: RunRecord, outcomes: list[Outcome], log: Path) -> Run
         if o is None:
             return b
         return replace(
-            b, failure=o.failure, finished=tuple(o.finished), versions=o.versions, seconds=o.seconds,
+            b, failure=o.failure, log_end=o.log_end, finished=tuple(o.finished), versions=o.versions, seconds=o.seconds,
             memory=o.memory, log=str(log),
         )  # fmt: skip
 

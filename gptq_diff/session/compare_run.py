@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Callable
 
 import gptq_diff
@@ -26,13 +27,25 @@ def finished_captures(record: RunRecord, run: RunDir) -> list[Key]:
     return [(b.name, p) for b in record.backends for p in prompts if p in b.finished]
 
 
+@dataclass(frozen=True)
+class Judged:
+    """How many kernel calls were judged, how many there were, and what it took, in seconds by backend."""
+
+    fresh: int
+    calls: int
+    seconds: dict[str, float]
+
+    def noted(self, record: RunRecord) -> RunRecord:
+        """The record with these seconds where it has none yet: judging the same data again gives the same report."""
+        took = {name: {"judge": round(seconds, 3)} for name, seconds in self.seconds.items() if seconds > 0}
+        backends = (replace(b, seconds={**took.get(b.name, {}), **b.seconds}) for b in record.backends)
+        return replace(record, backends=tuple(backends))
+
+
 def judge_run(
     run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint, progress: Callable[[int, int], None]
-) -> tuple[int, int]:
-    """Judge every kept tensor and store the judgements; a pruned capture keeps the judgements it had.
-
-    Returns how many kernel calls were judged, and how many there were.
-    """
+) -> Judged:
+    """Judge every kept tensor and store the judgements; a pruned capture keeps the judgements it had."""
     captures = open_captures(run, finished_captures(record, run), record.reference)
     judged = judge_captures(captures, judge, loaded, progress)
     for key, fresh in judged.items():
@@ -41,7 +54,10 @@ def judge_run(
         write_judged(run.judged(*key), sorted(merged.values(), key=lambda j: (j.step, j.index, len(j.part), j.part)))
         captures[key].reader.close()
     calls = sum(len(places) for captured in captures.values() for places in captured.places.values())
-    return sum(map(len, judged.values())), calls
+    seconds: dict[str, float] = {}
+    for (backend, _), captured in captures.items():
+        seconds[backend] = seconds.get(backend, 0.0) + captured.seconds
+    return Judged(sum(map(len, judged.values())), calls, seconds)
 
 
 def report_run(run: RunDir, record: RunRecord, decoder: Decoder) -> Report:
@@ -64,9 +80,9 @@ def report_run(run: RunDir, record: RunRecord, decoder: Decoder) -> Report:
         prompts=tuple(PromptInfo(p.id, p.tokens, p.sha256) for p in prompts),
         verdict=verdict(results, len(record.quantized)), results=tuple(results),
         skipped_backends=tuple(
-            SkippedBackend(b.name, b.failure, b.log) for b in record.backends if b.failure is not None
+            SkippedBackend(b.name, b.failure, b.log, b.log_end) for b in record.backends if b.failure is not None
         ),
-        left_out=record.left_out, allow_skip=record.allow_skip,
+        left_out=record.left_out, allow_skip=record.allow_skip, original_model=record.original,
     ))  # fmt: skip
 
 
@@ -74,7 +90,10 @@ def _result(
     record: RunRecord, backend: BackendRecord, reader: CaptureReader, reference: CaptureReader | None,
     judgements: list[Judgement], decoder: Decoder, *, is_reference: bool,
 ) -> Result:  # fmt: skip
-    about = BackendRun(backend.engine, backend.versions, backend.seconds, backend.memory.rss, backend.memory.private)
+    about = BackendRun(
+        backend.engine, backend.kernel, backend.versions, backend.seconds,
+        backend.memory.rss, backend.memory.private, backend.memory.gpu,
+    )  # fmt: skip
     text = decoder.text(reader.manifest.tokens)
     return make_result(
         reader, reference, judgements, record.quantized, about, text, record.not_read, is_reference=is_reference

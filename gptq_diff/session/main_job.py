@@ -41,7 +41,7 @@ def compare_and_write(
     run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint, watcher: Watcher
 ) -> Report:
     """Judge, report, keep of the tensors what --capture asks for; in this order, since repeats are told by tensors."""
-    judge_run(run, record, judge, loaded, watcher.judging)
+    record = judge_run(run, record, judge, loaded, watcher.judging).noted(record)
     report = report_run(run, record, Decoder(loaded.path))
     left_out = keep_what_was_asked(run, record)
     return write(run, replace(record, left_out=left_out, state="finished"), replace(report, left_out=left_out))

@@ -24,6 +24,7 @@ from gptq_diff.presets import BackendRequest, parse_backends, preset_named
 from gptq_diff.prompts import read_prompt_file, tokenise
 from gptq_diff.records import Prompt
 from gptq_diff.session.asked import Asked, Backend
+from gptq_diff.session.original import check_original, check_reference, with_original
 from gptq_diff.session.same_shape import check_same_shape
 from gptq_diff.suggest import nearest
 
@@ -61,9 +62,11 @@ def _number(config: Mapping[str, object], key: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def prepare_backends(names: str | None, reference: str) -> tuple[Backend, ...]:
-    """The backends of --backends, the reference put first where the list leaves it out."""
+def prepare_backends(names: str | None, reference: str, original: Path | None = None) -> tuple[Backend, ...]:
+    """The backends of --backends, the reference put first where the list leaves it out, --original's model last."""
+    check_reference(reference)
     requests = parse_backends(names) if names is not None else default_requests()
+    requests = with_original(requests, original, named=names is not None)
     if reference not in {r.preset.name for r in requests}:
         requests = (BackendRequest(preset_named(reference)), *requests)
     return tuple(_backend(r) for r in requests)
@@ -115,11 +118,11 @@ def _check_numbers(settings: Mapping[str, object]) -> None:
 
 def prepare(
     model: Path, reference_model: Path | None, source: PromptSource, stdin: BinaryIO, backends: str | None,
-    reference: str, *, trust_remote_code: bool, **settings: object,
+    reference: str, *, trust_remote_code: bool, original: Path | None = None, **settings: object,
 ) -> Asked:  # fmt: skip
     """Check everything and put it together; settings are further fields of Asked."""
     _check_numbers(settings)
-    chosen = prepare_backends(backends, reference)
+    chosen = prepare_backends(backends, reference, original)
     with open_checkpoint(model, trust_remote_code=trust_remote_code) as checkpoint:
         if checkpoint.needs_remote_code and not trust_remote_code:
             raise UsageError(
@@ -133,8 +136,10 @@ def prepare(
         if reference_model is not None:
             with open_checkpoint(reference_model, trust_remote_code=trust_remote_code) as reference_checkpoint:
                 check_same_shape(checkpoint, reference_checkpoint)
+        if original is not None:
+            check_original(checkpoint, original)
         prompts = prepare_prompts(source, stdin, checkpoint)
     return Asked(
         model=model, reference_model=reference_model or model, prompts=prompts, backends=chosen, reference=reference,
-        trust_remote_code=trust_remote_code, **settings,  # type: ignore[arg-type]
+        trust_remote_code=trust_remote_code, original=original, **settings,  # type: ignore[arg-type]
     )  # fmt: skip

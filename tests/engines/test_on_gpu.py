@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gptq_diff.capture.tap import Tap
 from gptq_diff.engines.base import LoadSpec
 from gptq_diff.engines.device import find_device, gpu_peak, spare_bytes
 from gptq_diff.engines.hf import HfEngine
+from gptq_diff.engines.original import OriginalEngine
 from gptq_diff.errors import BackendError
 from tests.capture.captures import KeepingSink
 from tests.engines.fake_gpu import FakeGpu
+from tests.session.originals import original_of
 
 PROMPT = (509, 12, 300, 7, 7, 45, 101)
 EVERYTHING = 1 << 30
@@ -112,6 +115,38 @@ def test_every_skeleton_tensor_but_the_embedding_is_there(small_model: Path, fre
         assert gpu.holds(q_proj._linear.bias)
         assert not gpu.holds(q_proj._linear.qweight)
         assert engine.versions()["gpu"] == "a GPU"
+
+
+@pytest.mark.parametrize("room", [0, EVERYTHING])
+def test_the_unquantised_model_runs_there_too(
+    small_model: Path, tmp_path: Path, free: dict[str, int], room: int
+) -> None:
+    """Its weights stay on the GPU where there is room; what the tap sees is the CPU's, before the bias."""
+    free["bytes"] = 2 * room
+    original = original_of(small_model, tmp_path / "original")
+    seen = []
+    for device in ("cpu", "cuda"):
+        sink = KeepingSink()
+        with FakeGpu() as gpu:
+            spec = LoadSpec("transformers", small_model, "float32", device, False, 1, 0, original=original)
+            engine = OriginalEngine(spec)
+            engine.use_kernel("original")
+            found = engine.generate(PROMPT, max_new_tokens=2, forced=None, tap=Tap(engine.tapped, sink))
+            assert gpu.holds(found.first_logits_V) == (device == "cuda")
+            if device == "cuda":
+                assert (engine._board.shelf.used > 0) == (room > 0)
+        seen.append((found.tokens, sink.tensors))
+        assert {call.path for call in sink.calls} == {"original"}
+        assert len(sink.tensors) == 2 * 14
+    assert seen[0][0] == seen[1][0]
+    y, y_there = (tensors[0, "model.layers.0.self_attn.q_proj"][1] for _, tensors in seen)
+    x = seen[0][1][0, "model.layers.0.self_attn.q_proj"][0]
+    assert x is not None and y is not None and y_there is not None
+    assert torch.equal(y, y_there)
+    weight = load_file(original / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"]
+    assert torch.allclose(y, x @ weight.t(), rtol=1e-4, atol=1e-4)
+    with pytest.raises(BackendError, match="no kernel called 'exact'"):
+        engine.use_kernel("exact")
 
 
 def test_mixing_devices_is_an_error_on_the_fake_gpu_as_on_a_real_one() -> None:

@@ -161,7 +161,7 @@ def test_a_linear_that_the_reader_leaves_out_stops_the_model(tiny_model: Path, t
         checkpoint.skipped = (SkippedLayer(left_out, "experts are not read"),)
         model = empty_model(checkpoint.path, torch.float32, trust_remote_code=False)
         with pytest.raises(BackendError) as e:
-            fill(model, checkpoint, Switchboard(ExactKernel(), ExactKernel()), torch.float32, "cpu")
+            fill(model, checkpoint, Switchboard(ExactKernel(), ExactKernel()), torch.float32)
     assert str(e.value) == f"{left_out} is left out, so the model cannot run: experts are not read"
 
 
@@ -177,7 +177,7 @@ def test_subclasses_of_torchs_modules_stay(tiny_model: Path, monkeypatch: pytest
         patched.setattr(modeling_qwen2.nn, "Embedding", Scaled)
         model = empty_model(tiny_model, torch.float32, trust_remote_code=False)
     with open_checkpoint(tiny_model) as checkpoint:
-        fill(model, checkpoint, Switchboard(ExactKernel(), ExactKernel()), torch.float32, "cpu")
+        fill(model, checkpoint, Switchboard(ExactKernel(), ExactKernel()), torch.float32)
         embedding = model.get_submodule("model.embed_tokens")
         assert type(embedding) is Scaled
         table = checkpoint.tensor("model.embed_tokens.weight").float()

@@ -10,8 +10,11 @@ from gptq_diff.records import (
     FirstBad,
     Judgement,
     LayerCount,
+    LayerError,
     ModelInfo,
+    OriginalInfo,
     PromptInfo,
+    QuantizationError,
     Report,
     Result,
     SkippedBackend,
@@ -54,6 +57,16 @@ def a_result(status: str = "agree", backend: str = "sim-exllama", prompt: str = 
     )  # fmt: skip
 
 
+def an_original(prompt: str = "short") -> Result:
+    """What hf-original gives: nothing compared, every linear's error of quantisation."""
+    layers = {layer: LayerError(0.01 * (i + 1), None if i == 0 else 0.02) for i, layer in enumerate(LAYERS)}
+    skipped = tuple(SkippedLayer(layer, "it is not quantised") for layer in LAYERS)
+    return replace(
+        a_result("agree", "hf-original", prompt), layers=LayerCount(0, skipped), worst_excess=None,
+        quantization_error=QuantizationError(0.065, 0.12, LAYERS[-1], layers), peak_gpu_bytes=2_100_000_000,
+    )  # fmt: skip
+
+
 def a_report(*results: Result, skipped: tuple[SkippedBackend, ...] = ()) -> Report:
     model = ModelInfo("/models/m", "Qwen2ForCausalLM", 4, 64, True, False, "gptq", 12, "ab" * 32)
     return Report(
@@ -63,6 +76,7 @@ def a_report(*results: Result, skipped: tuple[SkippedBackend, ...] = ()) -> Repo
         reference="hf-fp32", prompts=(PromptInfo("short", 37, "cd" * 32), PromptInfo("long", 63, "ef" * 32)),
         verdict=verdict(results, 12), results=results, skipped_backends=skipped,
         left_out=("2 of 2 captures keep less",), allow_skip=False,
+        original_model=OriginalInfo("/models/o", "Qwen2ForCausalLM", "ef" * 32) if len(results) == 2 else None,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gptq_diff.records import Finding, LayerCount, Report, SkippedBackend, SkippedLayer
 from gptq_diff.report.console import show
-from tests.report.build import BAD, HOSTILE, LAYERS, STATUSES, a_report, a_result, judgements
+from tests.report.build import BAD, HOSTILE, LAYERS, STATUSES, a_report, a_result, an_original, judgements
 
 Judged = dict[tuple[str, str], list]  # type: ignore[type-arg]
 
@@ -79,6 +79,49 @@ def test_findings_skipped_linears_and_what_was_left_out_are_said() -> None:
     assert f"sim-exllama, short: race-or-uninitialised at {LAYERS[2]}: 3 linears gave other bits" in text
     assert "sim-gptq, short: 1 linears not compared: its input was already NaN or infinite" in text
     assert "2 of 2 captures keep less" in text
+
+
+def test_a_skipped_backend_shows_the_end_of_its_log() -> None:
+    """The last lines, as they are; the report file has more."""
+    lines = (*(f"line {n}" for n in range(9)), "the [bold]end[/bold]")
+    text = shown(a_report(skipped=(SkippedBackend("vllm", "died", "logs/vllm.log", lines),)))
+    found = text.splitlines()
+    at = found.index("skipped vllm: died (log: logs/vllm.log)")
+    assert [line.strip() for line in found[at + 1 : at + 5]] == ["line 6", "line 7", "line 8", "the [bold]end[/bold]"]
+    assert "line 5" not in text
+
+
+def test_what_backends_took_is_shown() -> None:
+    """Loading once, generating summed over the prompts, peaks; a dash for what is not known."""
+    long = replace(a_result("agree", prompt="long"), seconds={"load": 1.5, "generate": 3, "judge": 0.25})
+    first = replace(a_result("agree"), seconds={"load": 1.5, "generate": 2, "judge": 0.25}, peak_private_bytes=7**10)
+    text = shown(a_report(first, long, an_original()))
+    (ours,) = (line.split() for line in text.splitlines() if line.startswith("sim-exllama") and "short" not in line
+               and "long" not in line)  # fmt: skip
+    assert ours == ["sim-exllama", "1.5", "5.0", "0.2", "282", "MB", "-"]
+    (original,) = (line.split() for line in text.splitlines() if line.endswith("2.1 GB"))
+    assert original == ["hf-original", "1.5", "2.0", "-", "-", "2.1", "GB"]
+    bare = replace(a_result(), seconds={}, peak_private_bytes=None)
+    assert "generate (s)" not in shown(a_report(bare))
+
+
+def test_the_unquantised_model_is_told_apart_from_what_was_judged() -> None:
+    """A dash where others have counts, one line about quantisation, and every layer when asked."""
+    report = a_report(a_result("overflow"), an_original())
+    text = shown(report, width=250)
+    (row,) = (line for line in text.splitlines() if line.startswith("hf-original") and "(37)" in line)
+    assert row.split()[3:7] == ["agree", "-", "-", "-"]
+    assert (
+        "hf-original, short: quantisation itself changes a linear's output by 6.5e-02 (the middle one), at most "
+        f"1.2e-01 ({LAYERS[-1]}); the first token's distribution by 2.5e-01 nats; token 1 is the first that differs"
+    ) in text
+    assert "On the same prompt hf-original" not in text
+    assert "not quantised" not in text
+    assert "relative l2, prefill" not in text
+    assert LAYERS[7] not in text
+    everything = shown(report, width=200, every=True)
+    (line,) = (line.split() for line in everything.splitlines() if line.startswith(LAYERS[7]))
+    assert line == [LAYERS[7], "8.0e-02", "2.0e-02"]
 
 
 def test_without_a_tokenizer_the_ids_are_shown() -> None:

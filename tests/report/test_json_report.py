@@ -14,7 +14,7 @@ import pytest
 from gptq_diff.errors import CaptureError
 from gptq_diff.records import Result, SkippedBackend
 from gptq_diff.report.json_report import read_report, to_json, write_report
-from tests.report.build import HOSTILE, STATUSES, a_report, a_result
+from tests.report.build import HOSTILE, STATUSES, a_report, a_result, an_original
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "report.schema.json").read_text(encoding="utf-8"))
 
@@ -32,6 +32,25 @@ def test_reports_keep_to_the_schema(results: tuple[Result, ...]) -> None:
     """docs/report.schema.json, written from the contract."""
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(json.loads(to_json(a_report(*results))), SCHEMA)
+
+
+def test_the_unquantised_model_makes_the_round_trip(tmp_path: Path) -> None:
+    """Its figures keep to the schema and read back."""
+    skipped = (SkippedBackend("hf-fp16", "died", "logs/hf-fp16.log", ("a line", "the last")),)
+    report = a_report(a_result(), an_original(), skipped=skipped)
+    jsonschema.validate(json.loads(to_json(report)), SCHEMA)
+    write_report(report, tmp_path / "report.json")
+    assert read_report(tmp_path / "report.json") == report
+
+
+def test_a_report_of_before_can_be_read(tmp_path: Path) -> None:
+    """What was added since has the value that stands for its absence."""
+    raw = json.loads(to_json(a_report(a_result(), skipped=(SkippedBackend("hf-fp16", "died", "log"),))))
+    del raw["original_model"], raw["results"][0]["quantization_error"], raw["skipped_backends"][0]["log_end"]
+    (tmp_path / "report.json").write_text(json.dumps(raw))
+    report = read_report(tmp_path / "report.json")
+    assert (report.original_model, report.results[0].quantization_error) == (None, None)
+    assert report.skipped_backends[0].log_end == ()
 
 
 def test_a_skipped_linear_is_spelt_as_the_contract_does() -> None:
