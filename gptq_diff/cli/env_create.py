@@ -71,7 +71,7 @@ def cpu_index(recipe: Recipe, note: Callable[[str], None]) -> str | None:
             return CPU_INDEX
     except OSError as error:  # of which URLError, and those of connections and of TLS, are kinds
         reason = getattr(error, "reason", error)
-        note(f"{CPU_INDEX} cannot be reached ({reason}): torch comes from the package index, 3 GB if it is for CUDA")
+        note(f"{CPU_INDEX} cannot be reached ({reason}): torch comes from where the installer is set to look")
         return None
 
 
