@@ -33,6 +33,8 @@ SUBNORMAL_RMS = 2.0**-24 / math.sqrt(12.0)
 """rms error of rounding to a float16 subnormal, absolute; adding two halves is exact there."""
 BLOCK_K = 128
 """Rows of K whose sum the exllama kernel adds to the output in one piece (vLLM: BLOCK_KN_SIZE)."""
+V1_BLOCK = 384
+"""The same for exllama v1, at most: 384 for a few widths, else 256."""
 MMA_K = 16
 """Rows of K that a tensor core adds up before an fp16 accumulator is rounded."""
 LANE = {4: 4, 3: 16, 2: 8}
@@ -113,7 +115,7 @@ def exllama_v1(rows: Rows) -> torch.Tensor:
     scale to its own running sum, all rounded to float16. The lanes are added after 256 rows of K (384 for a few widths:
     the larger figure is taken), and blocks to the output.
     """
-    block = min(384, rows.k)
+    block = min(V1_BLOCK, rows.k)
     blocks, lanes = rows.k / block, 2 * rows.k / block
     rounded = rows.sums2(_upto(LANE[4]), rows.k / LANE[4])
     rounded += rows.sums2(_upto(block / 2, LANE[4]), lanes)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gptq_diff.numerics.floors import HALF_WEIGHTS, MMA_K, SINGLE_RMS
+from gptq_diff.numerics.floors import HALF_RMS, HALF_WEIGHTS, MMA_K, SINGLE_RMS, V1_BLOCK
 
 STRIP = 1024
 """Columns of W that are taken at a time, to bound memory."""
@@ -86,6 +86,25 @@ def running_sums2(
     return squares
 
 
+def lane_sums2(x_MK: torch.Tensor, w_KN: torch.Tensor) -> torch.Tensor:
+    """float64 [M, N]: squares of every partial sum that exllama v1 rounds (gptq_diff.numerics.floors.exllama_v1)."""
+    squares = torch.zeros(x_MK.shape[0], w_KN.shape[1], dtype=torch.float64)
+    out_MN = torch.zeros_like(squares)
+    for first in range(0, x_MK.shape[1], V1_BLOCK):
+        lanes = torch.zeros(x_MK.shape[0], 2, w_KN.shape[1], dtype=torch.float64)
+        for start in range(first, min(first + V1_BLOCK, x_MK.shape[1]), 8):
+            rows = slice(start, start + 8)
+            products = (x_MK[:, rows, None] * w_KN[None, rows]).double()
+            terms = products.reshape(len(x_MK), -1, 2, w_KN.shape[1])  # [M, 4, lane, N]
+            chains = terms.cumsum(dim=1)
+            lanes += chains[:, -1]
+            squares += chains.square().sum(dim=(1, 2)) + lanes.square().sum(dim=1)
+        block_MN = lanes.sum(dim=1)
+        out_MN += block_MN
+        squares += block_MN.square() + out_MN.square()
+    return squares
+
+
 def alike(w_KN: torch.Tensor) -> torch.Tensor:
     """int64 [N]: one number for all columns that are multiples of each other; such columns round alike.
 
@@ -131,6 +150,8 @@ def own_rounding(path: str, x_MK: torch.Tensor, w_KN: torch.Tensor) -> Rounding 
         variance = SINGLE_RMS**2 * MMA_K * running_sums2(x_MK, w_KN)
         variance += half_variance(x_MK @ w_KN)
         return Rounding(half_weight_error2(x_MK, w_KN), variance)
+    if path == "exllama-v1":
+        return Rounding(none, HALF_RMS**2 * lane_sums2(x_MK, w_KN))
     if path == "exllama-reconstruct":
         return Rounding(half_weight_error2(x_MK, w_KN), running_sums2(x_MK, w_KN, measure=half_variance))
     return None

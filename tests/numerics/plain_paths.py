@@ -68,3 +68,24 @@ def fast(x_MK, q_KN, scale_GN, group, bits):
                 total = (total + (a + b).astype(np.float16).astype(np.float64) * s).astype(np.float16)
         y = (y.astype(np.float64) + total.astype(np.float16).astype(np.float64)).astype(np.float16)
     return y
+
+
+def exllama_v1(x_MK, q_KN, scale_GN, group, block=256):
+    """exllama v1's fused kernel (AutoGPTQ v0.7.1, matrix.cuh): lanes of halves all the way, then atomics."""
+    x, out = x_MK.astype(np.float64), np.zeros((x_MK.shape[0], q_KN.shape[1]), np.float16)
+    for first in range(0, x.shape[1], block):
+        lanes = [np.zeros(out.shape, np.float16) for _ in range(2)]
+        for k in range(first, min(first + block, x.shape[1]), 8):
+            chains = _lanes(x[:, k : k + 8], q_KN[k : k + 8].astype(np.float64), 8)
+            scale = scale_GN[k // group].astype(np.float64)
+            lanes = [(lane + chain * scale).astype(np.float16) for lane, chain in zip(lanes, chains)]
+        total = (lanes[0].astype(np.float64) + lanes[1]).astype(np.float16)
+        out = (out.astype(np.float64) + total).astype(np.float16)
+    return out
+
+
+def int4pack(x_MK, codes_KN, zeros_GN, scale_GN, group):
+    """torch's int4pack product: (code - 8) * scale + half((8 - zero) * scale) in float32, y rounded to half."""
+    offset_GN = ((8 - zeros_GN).astype(np.float16) * scale_GN).astype(np.float16)
+    scale, offset = (np.repeat(t.astype(np.float32), group, axis=0) for t in (scale_GN, offset_GN))
+    return single(x_MK, (codes_KN - 8).astype(np.float32) * scale + offset).astype(np.float16)
