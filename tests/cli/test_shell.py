@@ -477,7 +477,16 @@ class TestOptions:
         assert names == {
             *("--model", "--reference-model", "--prompt-file", "--backends", "--reference", "--out", "--overwrite"),
             *("--capture", "--capture-budget", "--max-new-tokens", "--repeats", "--teacher-force", "--system"),
-            *("--no-chat-template", "--trust-remote-code", "--download", "--device", "--timeout", "--seed"),
+            *(
+                "--no-chat-template",
+                "--trust-remote-code",
+                "--download",
+                "--device",
+                "--timeout",
+                "--seed",
+                "--original",
+            ),
+            "--tensor-parallel-size",
             *("--allow-skip", "--json", "--quiet", "--verbose", "--full-hash"),
         }
 
