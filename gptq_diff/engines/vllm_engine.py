@@ -17,7 +17,7 @@ from gptq_diff.engines.base import Engine, Generation, LoadSpec
 from gptq_diff.engines.vllm.proof import proving
 from gptq_diff.engines.vllm.rank import OneProcess
 from gptq_diff.engines.vllm.ranks import Explained, Ranks
-from gptq_diff.engines.vllm.settings import engine_arguments, rank_arguments, rank_environment, route_named
+from gptq_diff.engines.vllm.settings import engine_arguments, own_process, rank_arguments, rank_environment, route_named
 from gptq_diff.errors import BackendError, CaptureError
 
 TESTED = frozenset({"0.20.2", "0.32.0"})
@@ -46,6 +46,8 @@ class VllmEngine(Engine):
         known = frozenset(field.name for field in dataclasses.fields(vllm.EngineArgs))
         arguments = engine_arguments(spec, known)
         if spec.tensor_parallel == 1:
+            if not torch.cuda.is_available():
+                arguments |= own_process(known)
             with proving(checkpoint) as proof:
                 self._llm = _started(vllm, arguments, self._version)
             self._model = OneProcess(model_of(self._llm), checkpoint, proof)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Collection
 from pathlib import Path
 
@@ -101,6 +102,23 @@ def engine_arguments(spec: LoadSpec, known: frozenset[str]) -> dict[str, object]
     if missing:
         raise BackendError(f"this vLLM has no engine argument {missing[0]!r}", "take a release from 0.5.1 on")
     return {name: value for name, value in wanted.items() if name in known}
+
+
+def own_process(known: frozenset[str]) -> dict[str, object]:
+    """Further arguments on a CPU, where some releases (0.20.2) else put even a single worker into another process.
+
+    They replace the executor called "uni" and leave alone one that is named by its class.
+    """
+    home, name = "vllm.v1.executor.uniproc_executor", "UniProcExecutor"
+    if "distributed_executor_backend" not in known:
+        return {}
+    try:
+        found = importlib.util.find_spec(home)
+    except ModuleNotFoundError:  # a package above it is missing: an older release
+        found = None
+    if found is None:
+        return {}
+    return {"distributed_executor_backend": f"{home}.{name}"}
 
 
 def rank_environment(ranks: int, cores: Collection[int]) -> dict[str, str]:

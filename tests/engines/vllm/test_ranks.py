@@ -213,7 +213,20 @@ def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 
 
 def loaded(model: Path, ranks: int) -> VllmEngine:
-    engine = VllmEngine(LoadSpec("vllm", model, "float16", "cpu", False, 0, 0, "auto", 20, ranks))
+    engine = VllmEngine(
+        LoadSpec(
+            "vllm",
+            model,
+            "float16",
+            "cpu",
+            trust_remote_code=False,
+            threads=0,
+            seed=0,
+            route="auto",
+            longest=20,
+            tensor_parallel=ranks,
+        )
+    )
     engine.use_kernel("as-chosen")
     return engine
 

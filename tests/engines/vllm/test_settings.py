@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from gptq_diff.engines.base import LoadSpec
-from gptq_diff.engines.vllm.settings import ENVIRONMENT, OPTIONAL, engine_arguments, route_named
+from gptq_diff.engines.vllm.settings import ENVIRONMENT, OPTIONAL, engine_arguments, own_process, route_named
 from gptq_diff.errors import BackendError
 
 SPEC = LoadSpec(
@@ -57,3 +58,27 @@ def test_a_route_to_one_kernel_switches_the_others_off_but_for_the_stand_in() ->
     assert "MarlinLinearKernel" in route_named("gptq").environment()["VLLM_DISABLED_KERNELS"]
     with pytest.raises(BackendError, match="'side-door'"):
         route_named("side-door")
+
+
+@pytest.mark.parametrize("where", ["vllm", "vllm.v1", "vllm.v1.executor"])
+def test_a_release_without_that_executor_starts_as_it_likes(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Before 0.9 or so there is none to name."""
+    monkeypatch.setitem(sys.modules, where, None)
+    assert own_process(frozenset({"distributed_executor_backend"})) == {}
+
+
+def test_one_worker_stays_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The executor is named by its class, which no release replaces."""
+    package = tmp_path / "vllm" / "v1" / "executor"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent, package.parents[1]):
+        (folder / "__init__.py").touch()
+    (package / "uniproc_executor.py").touch()
+    for name in ("vllm", "vllm.v1", "vllm.v1.executor"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    wanted = {"distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor"}
+    assert own_process(frozenset({"distributed_executor_backend"})) == wanted
+    assert own_process(frozenset()) == {}
+    for name in ("vllm", "vllm.v1", "vllm.v1.executor"):
+        sys.modules.pop(name, None)
