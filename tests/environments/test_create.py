@@ -153,7 +153,7 @@ def test_an_interpreter_that_is_gone_is_replaced(packages: Path, begun: Begin) -
     python_of(directory).symlink_to("/no/such/python")
     watcher = Seen()
     assert create(Order(wanted, directory), watcher).ready
-    assert watcher.begun[0].startswith("1/5 make a virtual environment")
+    assert watcher.begun[0].startswith("1/2 make a virtual environment")
 
 
 def test_a_virtual_environment_that_cannot_be_made(tmp_path: Path) -> None:
