@@ -18,6 +18,7 @@ import pytest
 from gptq_diff.report.json_report import read_report
 from tests.report.test_json_report import SCHEMA
 from tests.session.damage import DAMAGED_LAYER, damaged_copy
+from tests.session.originals import original_of
 
 Program = Callable[..., tuple[int, str, str]]
 IDS = '{"id": "one", "token_ids": [510, 3, 4, 5]}\n'
@@ -73,6 +74,22 @@ class TestInThisProcess:
         )  # fmt: skip
         assert code == 1
         assert f"{DAMAGED_LAYER} is the first layer to break on hf-fp16" in " ".join(err.replace("│", " ").split())
+
+    def test_the_unquantised_model(self, program: Program, small_model: Path, tmp_path: Path) -> None:
+        """--original adds hf-original to what was named; the terminal says how far quantisation moves the outputs."""
+        original = original_of(small_model, tmp_path / "original")
+        code, out, err = program(
+            "run", "--model", small_model, "--original", original, "--prompt-file", "-", "--backends", "hf-fp16",
+            "--out", tmp_path / "run", stdin=IDS,
+        )  # fmt: skip
+        assert (code, out) == (0, "")
+        assert "hf-original, one: quantisation itself changes a linear's output by" in err
+        report = checked((tmp_path / "run" / "report.json").read_text())
+        assert [r["backend"] for r in report["results"]] == ["hf-fp32", "hf-fp16", "hf-original"]
+        assert report["original_model"]["path"] == str(original)
+        assert set(report["results"][2]["quantization_error"]["layers"]) == {
+            report["results"][2]["layers"]["skipped"][i]["layer"] for i in range(14)
+        }
 
     def test_quiet(self, program: Program, small_model: Path) -> None:
         arguments = ("run", "--model", small_model, "--prompt-file", "-", "--backends", "hf-fp32", "--quiet")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.session.damage import DAMAGED_LAYER, edit_config
+from tests.session.originals import original_of
 
 Program = Callable[..., tuple[int, str, str]]
 IDS = '{"token_ids": [510, 3, 4, 5]}\n'
@@ -143,6 +144,42 @@ class TestModel:
         assert report["verdict"]["status"] == "incomplete"
         assert len(report["skipped_backends"]) == 5
         assert all("model.layers.1" in skipped["reason"] for skipped in report["skipped_backends"])
+
+    def test_an_architecture_that_the_engine_does_not_know(
+        self, program: Program, copy: Path, prompts: Path, tmp_path: Path
+    ) -> None:
+        """Every backend on it is skipped with transformers' own words: exit 3."""
+        edit_config(copy, model_type="no-such-model")
+        arguments = ("--prompt-file", prompts, "--out", tmp_path / "out", "--json")
+        code, printed, _ = program("run", "--model", copy, "--backends", "hf-fp16,sim-gptq", *arguments)
+        report = json.loads(printed)
+        assert (code, report["results"]) == (3, [])
+        assert [skipped["backend"] for skipped in report["skipped_backends"]] == ["hf-fp32", "hf-fp16", "sim-gptq"]
+        for skipped in report["skipped_backends"]:
+            assert "transformers cannot build this model: " in skipped["reason"]
+            assert "no-such-model" in skipped["reason"]
+
+
+class TestOriginal:
+    def test_a_quantised_model(self, refused: Refused, small_model: Path, tmp_path: Path) -> None:
+        assert "is quantised itself" in refused(original=small_model)
+        assert not (tmp_path / "out").exists()
+
+    def test_no_directory(self, refused: Refused, tmp_path: Path) -> None:
+        assert f"there is no directory {tmp_path / 'nowhere'}" in refused(original=tmp_path / "nowhere")
+
+    def test_another_model(self, refused: Refused, tiny_model: Path, tmp_path: Path) -> None:
+        original = original_of(tiny_model, tmp_path / "original")
+        assert "num_hidden_layers is 4 there and 2 in the quantised model" in refused(original=original)
+
+    def test_the_backend_without_the_model(self, refused: Refused) -> None:
+        said = refused(backends="hf-original")
+        assert "hf-original needs the unquantised model" in said
+        assert "--original DIR" in said
+
+    def test_as_the_reference(self, refused: Refused, small_model: Path, tmp_path: Path) -> None:
+        original = original_of(small_model, tmp_path / "original")
+        assert "hf-original cannot be the reference" in refused(original=original, reference="hf-original")
 
 
 class TestReferenceModel:
