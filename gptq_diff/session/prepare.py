@@ -116,12 +116,23 @@ def _check_numbers(settings: Mapping[str, object]) -> None:
         raise UsageError(f"--seed {seed} is too large", "give a number below 2^63")
 
 
+def _check_device(device: object, ranks: object) -> None:
+    """What can be told of --device before any worker's torch is asked."""
+    if not isinstance(device, str) or not device.startswith("cuda"):
+        return
+    if not look_around().gpu:
+        raise UsageError(f"--device {device}: there is no NVIDIA GPU here", "leave it out, or write cpu")
+    if ":" in device and isinstance(ranks, int) and ranks > 1:
+        raise UsageError(f"--device {device} is one GPU, and --tensor-parallel-size asks for {ranks}", "leave one out")
+
+
 def prepare(
     model: Path, reference_model: Path | None, source: PromptSource, stdin: BinaryIO, backends: str | None,
     reference: str, *, trust_remote_code: bool, original: Path | None = None, **settings: object,
 ) -> Asked:  # fmt: skip
     """Check everything and put it together; settings are further fields of Asked."""
     _check_numbers(settings)
+    _check_device(settings.get("device"), settings.get("tensor_parallel"))
     chosen = prepare_backends(backends, reference, original)
     with open_checkpoint(model, trust_remote_code=trust_remote_code) as checkpoint:
         if checkpoint.needs_remote_code and not trust_remote_code:

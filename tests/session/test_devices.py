@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gptq_diff.errors import UsageError
 from gptq_diff.launch import Listener, Load, Outcome
 from gptq_diff.session import capture_all
 from gptq_diff.session.devices import device_of, gpu_variables
@@ -67,8 +68,21 @@ def test_a_gpu_that_is_not_there_costs_its_backends(
     small_model: Path, tmp_path: Path, here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the worker's torch can tell; the reason names what was asked for and what it sees."""
+    monkeypatch.setattr("gptq_diff.hosts._GPU_SIGNS", ("/",))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     report = run(asked(small_model, "hf-fp16", device="cuda:3"), tmp_path / "run")
     assert report.results == ()
     assert [s.backend for s in report.skipped_backends] == ["hf-fp32", "hf-fp16"]
     assert all("there is no cuda:3 for torch" in s.reason for s in report.skipped_backends)
+
+
+def test_what_can_be_told_at_once_is_refused_at_once(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No driver, so no GPU; one GPU for several ranks."""
+    monkeypatch.setattr("gptq_diff.hosts._GPU_SIGNS", ("/no/such/device",))
+    with pytest.raises(UsageError, match="--device cuda: there is no NVIDIA GPU here"):
+        asked(small_model, device="cuda")
+    assert asked(small_model, device="auto").device == "auto"
+    monkeypatch.setattr("gptq_diff.hosts._GPU_SIGNS", ("/",))
+    with pytest.raises(UsageError, match="cuda:1 is one GPU, and --tensor-parallel-size asks for 2"):
+        asked(small_model, device="cuda:1", tensor_parallel=2)
+    assert asked(small_model, device="cuda", tensor_parallel=2).tensor_parallel == 2
