@@ -87,6 +87,10 @@ class VllmEngine(Engine):
         _check_tokens(chosen, generation.tokens, forced)
         return generation
 
+    def gpu_peak(self) -> int | None:
+        """Of this process, or of all ranks together."""
+        return self._model.gpu_peak()
+
     def versions(self) -> dict[str, str]:
         """Interpreter, packages, device, and where gptq_gemm changes its path."""
         import transformers

@@ -13,6 +13,7 @@ from torch import nn
 from gptq_diff.capture.tap import Tap
 from gptq_diff.checkpoint.reader import Checkpoint
 from gptq_diff.engines.base import Generation
+from gptq_diff.engines.device import gpu_peak
 from gptq_diff.engines.vllm.kernels import WANTED, Choice, choose
 from gptq_diff.engines.vllm.modules import GEMM, FusedLinear, fused_linears
 from gptq_diff.engines.vllm.proof import Place, Proof
@@ -115,6 +116,10 @@ def _all_proved(linears: list[FusedLinear], proof: Proof) -> None:
 
 class OneProcess(Rank):
     """The whole model in the engine's own process."""
+
+    def gpu_peak(self) -> int | None:
+        """The most bytes of this process's tensors on GPUs since the last call; None where it uses none."""
+        return gpu_peak()
 
     @contextlib.contextmanager
     def watching(self, rows: int, forced: tuple[int, ...] | None, tap: Tap | None) -> Iterator[Watched]:

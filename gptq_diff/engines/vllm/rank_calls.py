@@ -14,6 +14,7 @@ from typing import Any, Callable
 from gptq_diff.capture.store import CaptureWriter, Manifest
 from gptq_diff.capture.tap import Tap
 from gptq_diff.checkpoint.reader import open_checkpoint
+from gptq_diff.engines.device import gpu_peak
 from gptq_diff.engines.vllm.proof import proving
 from gptq_diff.engines.vllm.rank import Rank, facts_of
 from gptq_diff.engines.vllm.settings import SCRATCH
@@ -21,6 +22,7 @@ from gptq_diff.engines.vllm.steps import Steps
 from gptq_diff.errors import CaptureError, GptqDiffError
 
 USE_KERNEL, BEGIN, END = "gptq_diff_use_kernel", "gptq_diff_begin", "gptq_diff_end"
+PEAK = "gptq_diff_gpu_peak"
 LOAD_FAILED = "load-failed"
 """File there: why the first rank that failed could not load the model."""
 
@@ -81,6 +83,10 @@ class RankCalls:
             return watched.end()
 
         return _told(end)
+
+    def gptq_diff_gpu_peak(self) -> dict[str, Any]:
+        """The most bytes of this rank's tensors on its GPU since the last call; None where it uses none."""
+        return {"gpu": gpu_peak()}
 
 
 class Reported:

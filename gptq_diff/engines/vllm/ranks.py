@@ -19,7 +19,7 @@ import torch
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.capture.tap import ALL_REDUCE, REPLICATED, Tap
 from gptq_diff.engines.base import Generation
-from gptq_diff.engines.vllm.rank_calls import BEGIN, END, LOAD_FAILED, USE_KERNEL, first_line
+from gptq_diff.engines.vllm.rank_calls import BEGIN, END, LOAD_FAILED, PEAK, USE_KERNEL, first_line
 from gptq_diff.errors import BackendError, CaptureError
 
 
@@ -65,6 +65,11 @@ class Ranks:
     def boundaries(self) -> dict[int, int]:
         """Bits -> rows up to which the first rank's gptq_gemm takes its fast path."""
         return dict(self._facts[0]["boundaries"]) if self._facts else {}
+
+    def gpu_peak(self) -> int | None:
+        """The sum of the ranks' peaks since the last call, each on its own GPU; None where they use none."""
+        peaks = [answer["gpu"] for answer in self._ask(PEAK) if answer["gpu"] is not None]
+        return sum(peaks) if peaks else None
 
     @contextlib.contextmanager
     def watching(self, rows: int, forced: tuple[int, ...] | None, tap: Tap | None) -> Iterator[_Prompt]:

@@ -272,6 +272,18 @@ def test_two_ranks_give_the_capture_of_one_process(vllm: Any, model: Path, tmp_p
     assert not (tmp_path / "cwd" / "ranks").exists()
 
 
+def test_gpu_memory_is_the_sum_over_the_ranks(vllm: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a GPU of its own, and the engine's process none; None on a CPU."""
+    engine = loaded(model, RANKS)
+    assert engine.gpu_peak() is None
+    peaks = iter([300, 50])
+    monkeypatch.setattr("gptq_diff.engines.vllm.rank_calls.gpu_peak", lambda: next(peaks))
+    assert engine.gpu_peak() == 350
+    vllm.LLM, vllm.EngineArgs = FakeLLM, EngineArgs
+    monkeypatch.setattr("gptq_diff.engines.vllm.rank.gpu_peak", lambda: 7)
+    assert loaded(model, 1).gpu_peak() == 7
+
+
 def test_every_rank_is_judged_on_its_own_share(vllm: Any, model: Path, tmp_path: Path) -> None:
     """Each share against its rows of W, the all-reduce against the sum of what was brought to it."""
     rows = judged(model, captured(loaded(model, RANKS), tmp_path / "two"))
