@@ -339,7 +339,7 @@ class Stub(types.ModuleType):
             raise AttributeError(name)
         return Thing
 
-STUBBED = {"torch", "numpy", "safetensors", "transformers", "huggingface_hub", "numba", "llvmlite"}
+STUBBED = {"torch", "numpy", "safetensors", "transformers", "huggingface_hub", "numba", "llvmlite", "vllm"}
 
 class Finder:
     def find_spec(self, name, path=None, target=None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -24,15 +25,18 @@ DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 class HfEngine(Engine):
-    """A checkpoint in a transformers skeleton of the given dtype."""
+    """A checkpoint in a transformers skeleton of the given dtype.
 
-    def __init__(self, spec: LoadSpec) -> None:
+    spare: how many bytes of packed weights may stay on the device; the others are brought there for each use.
+    """
+
+    def __init__(self, spec: LoadSpec, spare: Callable[[torch.device], int] = spare_bytes) -> None:
         if spec.threads:
             torch.set_num_threads(spec.threads)
         torch.manual_seed(spec.seed)
         dtype, self._device = DTYPES[spec.dtype], find_device(spec.device)
         self._checkpoint = open_checkpoint(spec.model, trust_remote_code=spec.trust_remote_code)
-        shelf = Shelf(self._device, spare_bytes(self._device))
+        shelf = Shelf(self._device, spare(self._device))
         self._board = Switchboard(make_kernel("fp16"), make_kernel("fp16"), shelf=shelf)
         self._model = self._load(spec, dtype)
         self._decoder = Decoder(self._model, str(self._device))
@@ -52,6 +56,11 @@ class HfEngine(Engine):
         self._board.kernel = kernel
         support = {spec.name: kernel.supports(spec) for spec in self._checkpoint.layers}
         self._board.refused = {name: s.reason for name, s in support.items() if not s.ok}
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of packed weights and of the output head that stay on the device."""
+        return self._board.shelf.used
 
     @property
     def skipped(self) -> dict[str, str]:

@@ -68,7 +68,7 @@ def test_it_computes_there_what_it_computes_on_the_cpu(
             assert gpu.holds(found.first_logits_V) == (device == "cuda")
             places = {gpu.holds(t) for pair in sink.tensors.values() for t in pair if t is not None}
             assert places == {device == "cuda"}  # the tap keeps what it is given where it is
-            assert engine._board.shelf.used <= room
+            assert engine.kept_bytes <= room
         captured.append(sink.tensors)
         tokens.append(found.tokens)
     assert tokens[0] == tokens[1]
@@ -134,7 +134,7 @@ def test_the_unquantised_model_runs_there_too(
             found = engine.generate(PROMPT, max_new_tokens=2, forced=None, tap=Tap(engine.tapped, sink))
             assert gpu.holds(found.first_logits_V) == (device == "cuda")
             if device == "cuda":
-                assert (engine._board.shelf.used > 0) == (room > 0)
+                assert (engine.kept_bytes > 0) == (room > 0)
         seen.append((found.tokens, sink.tensors))
         assert {call.path for call in sink.calls} == {"original"}
         assert len(sink.tensors) == 2 * 14
