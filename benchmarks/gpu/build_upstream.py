@@ -95,6 +95,8 @@ def main() -> None:
         build(asked.kernel, asked.sources, asked.builds)
     except (RuntimeError, OSError, ImportError) as e:
         error = str(e)[-LOG_LENGTH:]
+        for place in (asked.sources, asked.builds):  # the log is kept as data: it names no folder of this machine
+            error = error.replace(f"{place.absolute()}/", "")
     seconds = round(time.perf_counter() - started, 1)
     asked.out.write_text(json.dumps({"built": error is None, "seconds": seconds, "error": error}))
 

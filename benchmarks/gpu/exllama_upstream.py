@@ -195,7 +195,7 @@ def process(module: str, asked: argparse.Namespace, *more: str) -> tuple[subproc
 
 
 def outcome(running: tuple[subprocess.Popen[str], Path], seconds: float) -> Any:
-    """What it wrote; else why it did not, in the last lines of its errors."""
+    """What it wrote; else why it did not, in the last line of its errors."""
     started = time.perf_counter()
     worker, out = running
     try:
@@ -205,7 +205,8 @@ def outcome(running: tuple[subprocess.Popen[str], Path], seconds: float) -> Any:
         worker.communicate()
         return {"error": f"not done after {seconds:g} s"}
     if worker.returncode or not out.exists():
-        return {"error": " | ".join(errors.strip().splitlines()[-4:]), "status": worker.returncode}
+        said = errors.strip().splitlines() or ["nothing"]
+        return {"error": said[-1].strip()[:300], "status": worker.returncode}
     return {"result": json.loads(out.read_text()), "seconds": round(time.perf_counter() - started, 1)}
 
 
