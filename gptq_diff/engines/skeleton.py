@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from gptq_diff.engines.mapped import MappedEmbedding, MappedLinear
+from gptq_diff.engines.mapped import MappedEmbedding, MappedLinear, Scratch
 from gptq_diff.engines.quant_linear import QuantLinear, Switchboard
 from gptq_diff.errors import BackendError
 
@@ -88,13 +88,15 @@ def _fill_rest(
     quantised: Set[str],
 ) -> None:  # fmt: skip
     """All but the quantised linears. modules: the model's own, by name."""
+    scratch = Scratch()
     for name, module in modules.items():
         if type(module) is nn.Embedding:
             table_VH = stored.tensor(f"{name}.weight", module.weight.shape)
             model.set_submodule(name, MappedEmbedding(table_VH, dtype))
         elif type(module) is nn.Linear and name not in quantised:
             weight_NK = _weight_or_tied(model, stored, name, module)
-            model.set_submodule(name, MappedLinear(shelf.table(weight_NK), _bias(module, name, stored)))
+            linear = MappedLinear(shelf.table(weight_NK), _bias(module, name, stored), scratch)
+            model.set_submodule(name, linear)
     for name, parameter in list(model.named_parameters()):
         if parameter.is_meta:
             owner, _, leaf = name.rpartition(".")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gptq_diff.engines import mapped
-from gptq_diff.engines.mapped import MappedEmbedding, MappedLinear
+from gptq_diff.engines.mapped import MappedEmbedding, MappedLinear, Scratch
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
@@ -38,3 +38,19 @@ def test_the_linear_rounds_once(monkeypatch: pytest.MonkeyPatch, rows: int, bias
     assert torch.allclose(found.double(), exact, rtol=2**-11 * 1.01, atol=1e-6)
     wide = MappedLinear(weight, bias_N)(x.float())
     assert torch.allclose(wide.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_linears_may_share_what_they_widen_into() -> None:
+    """In and out of inference mode, larger after smaller: nobody's result changes with the next one's weight."""
+    generator = torch.Generator().manual_seed(5)
+    weights = [torch.randn(n, 16, generator=generator).half() for n in (3, 9, 5)]
+    scratch = Scratch()
+    linears = [MappedLinear(weight, None, scratch) for weight in weights]
+    x = torch.randn(4, 16, generator=generator)
+    with torch.inference_mode():
+        inside = [linear(x) for linear in linears]
+    outside = [linear(x) for linear in linears]
+    for weight, one, other in zip(weights, inside, outside):
+        assert torch.allclose(one, x @ weight.float().t(), rtol=1e-5, atol=1e-5)
+        assert torch.equal(one, other)
+    assert scratch._memory.numel() == 9 * 16
