@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--place", type=Path, default=Path("runs"))
     parser.add_argument("--blocks", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--route", choices=sorted(KERNELS), default="marlin")
     asked = parser.parse_args()
     model = asked.place.absolute() / f"cost-{asked.blocks}"

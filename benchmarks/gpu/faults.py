@@ -36,6 +36,7 @@ held = torch.empty(free - int(sys.argv[1]), dtype=torch.uint8, device="cuda")
 print("ready", flush=True)
 time.sleep(600)
 """
+OURS = "GPTQ_DIFF_FAULTS"
 USED = "import torch; free, total = torch.cuda.mem_get_info(); print((total - free) // 2**20)"
 
 
@@ -58,14 +59,17 @@ def command_line(pid: int) -> str:
 
 
 def left_over() -> list[str]:
-    """Processes that a run has left: workers, whatever carries their mark, and vLLM's own under their titles."""
+    """Processes that a run of this script has left: workers, what carries their mark, vLLM's own under their titles."""
     found = []
     for pid in running():
         line = command_line(pid)
         try:
-            marked = MARK.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
-            marked = False
+            environment = b""
+        marked = MARK.encode() in environment
+        if OURS.encode() not in environment:
+            continue  # another program's, run beside this one
         if pid != os.getpid() and (marked or "gptq_diff.worker" in line or line.lower().startswith("vllm")):
             found.append(line[:200])
     return found
@@ -180,6 +184,7 @@ def main() -> None:
     parser.add_argument("--part", nargs="*", default=["oom", "kill", "hang"])
     parser.add_argument("more", nargs="*", help="further options of `gptq-diff run`, after --")
     asked = parser.parse_args()
+    os.environ[OURS] = "1"  # all that is started from here on inherits it
     asked.place.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     model = build(asked.place / "qwen2-faults", "--group-size", "128")

@@ -45,11 +45,11 @@ def run(place: Path, name: str, model: Path, backends: str, *more: str) -> dict[
 def tensor_parallel(place: Path, ranks: int) -> dict[str, Any]:
     """The same model and backends on one GPU and on several."""
     model = planted.fast_path_overflow(place / "overflow")
-    backends = f"hf-fp32,{PATHS},gptq-marlin"
+    backends = f"hf-fp32,{PATHS}"
     shared = run(place, "shared", model, backends, "--tensor-parallel-size", str(ranks))
     one = run(place, "one", model, backends)
     gaps = {}
-    for backend in (*PATHS.split(","), "gptq-marlin"):
+    for backend in PATHS.split(","):
         for prompt in (p["id"] for p in planted.IDS):
             captures = [place / name / "captures" / backend / prompt for name in ("one", "shared")]
             if all((c / "manifest.json").is_file() for c in captures):
@@ -79,20 +79,20 @@ def worst_gap(one: Path, shared: Path, ranks: int) -> dict[str, Any]:
 def channelwise(place: Path) -> dict[str, Any]:
     """Marlin narrows the unscaled sum of one group a column to float16."""
     model = planted.channelwise_overflow(place / "channelwise-model")
-    return {"report": run(place, "channelwise", model, f"hf-fp32,hf-fp16,{PATHS},gptq-marlin,gptq-machete")}
+    return {"report": run(place, "channelwise", model, f"hf-fp32,hf-fp16,{PATHS},gptq-marlin")}
 
 
 def cancelling(place: Path) -> dict[str, Any]:
     """A sum of large products that cancel, in hgemm's float16."""
     model = planted.cancelling_pair(place / "cancelling-model")
-    return {"report": run(place, "cancelling", model, f"hf-fp32,hf-fp16,{PATHS},gptq-marlin,gptq-machete")}
+    return {"report": run(place, "cancelling", model, f"hf-fp32,hf-fp16,{PATHS},gptq-marlin")}
 
 
 def blocks32b(place: Path) -> dict[str, Any]:
     """Two blocks of the 32B's shapes: the error of each kernel on each linear's own input."""
     model = place / "blocks32b-model"
     gptq_diff("model", "build", "synthetic-qwen2.5-32b", "--blocks", "2", "--out", str(model))
-    report = run(place, "blocks32b", model, f"hf-fp32,hf-fp16,{PATHS},gptq-marlin,gptq-machete")
+    report = run(place, "blocks32b", model, f"hf-fp32,hf-fp16,{PATHS},gptq-marlin")
     errors = []
     for result in report["results"]:
         file = place / "blocks32b" / "judged" / result["backend"] / f"{result['prompt']}.jsonl"

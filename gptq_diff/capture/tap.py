@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -105,15 +106,26 @@ class _Input:
 class _Waiting:
     """A call on a GPU whose figures have not been asked for yet: every question there waits for all work before it.
 
-    extremes: smallest and largest value of x and of y, on the GPU; of the x of a shared input none.
-    changed: whether a shared input has other bits than the copy of it, on the GPU; None where nothing is shared.
+    call: with nothing known of x and y. largest_y, largest_x: on the GPU, their largest absolute values, NaN if there
+    is any; of x only where this call brought it. changed: whether a shared input has other bits than the copy of it, on
+    the GPU; None where nothing is shared, or nothing can have happened to it in between.
     """
 
     call: Call
     x_MK: torch.Tensor
     y_MN: torch.Tensor
-    extremes: tuple[torch.Tensor, ...]
+    largest_y: torch.Tensor
+    largest_x: torch.Tensor | None
     changed: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """One linear's columns, first to last - 1, in the output of a kernel that computed several at once."""
+
+    layer: str
+    first: int
+    last: int
 
 
 class Tap:
@@ -143,6 +155,35 @@ class Tap:
         self, layer: str, x_MK: torch.Tensor, y_MN: torch.Tensor, path: str, *, part: str = "", first: int = 0
     ) -> None:
         """Called right after the kernel, before anything is done to y. part, first: as in Call."""
+        call = self._call(layer, x_MK, y_MN.shape[1], path, part, first)
+        if asks_later(x_MK):
+            self._wait(call, x_MK, y_MN.clone(memory_format=torch.contiguous_format))
+            return
+        last = self._last
+        shared = last is not None and last.is_also(x_MK)
+        if last is None or not shared:
+            copy_MK = x_MK.clone(memory_format=torch.contiguous_format)
+            last = self._last = _Input(x_MK, copy_MK, call.stored, magnitude(copy_MK))
+        call = replace(call, x=last.size, y=magnitude(y_MN), shared_input=last.layer if shared else None)
+        if self.sink.wants_tensors:
+            y_copy_MN = y_MN.clone(memory_format=torch.contiguous_format)
+            self.sink.take(call, None if shared else last.copy_MK, y_copy_MN)
+        else:
+            self.sink.take(call, None, None)
+
+    def record_fused(self, parts: Sequence[Columns], x_MK: torch.Tensor, y_MN: torch.Tensor, path: str) -> None:
+        """`record` for every linear of one kernel call, whose outputs lie side by side in y."""
+        if not asks_later(x_MK):
+            for part in parts:
+                self.record(part.layer, x_MK, y_MN[:, part.first : part.last], path)
+            return
+        y_copy_MN = y_MN.clone(memory_format=torch.contiguous_format)
+        for part in parts:
+            call = self._call(part.layer, x_MK, part.last - part.first, path, "", 0)
+            self._wait(call, x_MK, y_copy_MN[:, part.first : part.last], untouched=part is not parts[0])
+
+    def _call(self, layer: str, x_MK: torch.Tensor, columns: int, path: str, part: str, first: int) -> Call:
+        """The next call of this step, of which nothing is known yet but its place; refused where it may not come."""
         stored = stored_name(layer, part)
         if stored in self._seen:
             raise CaptureError(f"{stored} ran twice in step {self._step}", "this model's structure is not understood")
@@ -153,41 +194,26 @@ class Tap:
             )
         self._seen.add(stored)
         index = self._index.setdefault(layer, len(self._index))
-        if asks_later(x_MK):
-            self._wait(Call(
-                self._step, index, layer, path, x_MK.shape[0], x_MK.shape[1], y_MN.shape[1], _UNKNOWN, _UNKNOWN, None,
-                part, first,
-            ), x_MK, y_MN)  # fmt: skip
-            return
-        last = self._last
-        shared = last is not None and last.is_also(x_MK)
-        if last is None or not shared:
-            copy_MK = x_MK.clone(memory_format=torch.contiguous_format)
-            last = self._last = _Input(x_MK, copy_MK, stored, magnitude(copy_MK))
-        call = Call(
-            self._step, index, layer, path, x_MK.shape[0], x_MK.shape[1], y_MN.shape[1], last.size, magnitude(y_MN),
-            last.layer if shared else None, part, first,
-        )  # fmt: skip
-        if self.sink.wants_tensors:
-            y_copy_MN = y_MN.clone(memory_format=torch.contiguous_format)
-            self.sink.take(call, None if shared else last.copy_MK, y_copy_MN)
-        else:
-            self.sink.take(call, None, None)
+        return Call(
+            self._step, index, layer, path, x_MK.shape[0], x_MK.shape[1], columns, _UNKNOWN, _UNKNOWN, None, part, first
+        )
 
-    def _wait(self, call: Call, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
-        """Copy, and ask later; a call that is given the very tensor object of the one before shares its copy."""
-        last = self._last
-        y_copy_MN = y_MN.clone(memory_format=torch.contiguous_format)
-        of_y = torch.aminmax(y_copy_MN)
+    def _wait(self, call: Call, x_MK: torch.Tensor, y_copy_MN: torch.Tensor, *, untouched: bool = False) -> None:
+        """Ask later; a call that is given the very tensor object of the one before shares its copy of the input.
+
+        untouched: nothing ran between that call and this one.
+        """
+        last, changed, largest_x = self._last, None, None
         if last is not None and last.x_MK is x_MK:
-            changed = (x_MK.view(_BITS[x_MK.element_size()]) != last.copy_MK.view(_BITS[x_MK.element_size()])).any()
+            bits = _BITS[x_MK.element_size()]
+            changed = None if untouched else (x_MK.view(bits) != last.copy_MK.view(bits)).any()
             call = replace(call, shared_input=last.layer)
-            self._waiting.append(_Waiting(call, last.copy_MK, y_copy_MN, of_y, changed))
         else:
             copy_MK = x_MK.clone(memory_format=torch.contiguous_format)
-            self._last = _Input(x_MK, copy_MK, call.stored, _UNKNOWN)
-            self._waiting.append(_Waiting(call, copy_MK, y_copy_MN, (*of_y, *torch.aminmax(copy_MK)), None))
+            last = self._last = _Input(x_MK, copy_MK, call.stored, _UNKNOWN)
+            largest_x = largest(copy_MK)
             self._waiting_bytes += copy_MK.nbytes
+        self._waiting.append(_Waiting(call, last.copy_MK, y_copy_MN, largest(y_copy_MN), largest_x, changed))
         self._waiting_bytes += y_copy_MN.nbytes
         if self._waiting_bytes >= WAITING_BYTES:
             self._settle()
@@ -203,18 +229,17 @@ class Tap:
                 "the engine changed a linear's input before another linear had read it",
                 "this model's structure is not understood",
             )
-        found = iter(torch.stack([e for w in waiting for e in w.extremes]).tolist())
-        size = _UNKNOWN
+        asked = [t for w in waiting for t in (w.largest_y, w.largest_x) if t is not None]
+        found = iter(torch.stack(asked).tolist())
+        size, wanted = _UNKNOWN, self.sink.wants_tensors
         for w in waiting:
-            of_y = _magnitude_of(w.y_MN, next(found), next(found))
-            if w.call.shared_input is None:
-                size = _magnitude_of(w.x_MK, next(found), next(found))
+            of_y = _magnitude_of(w.y_MN, next(found))
+            if w.largest_x is not None:
+                size = _magnitude_of(w.x_MK, next(found))
             elif w is waiting[0]:
                 size = magnitude(w.x_MK)  # the call that brought it has been handed on already
-            call = replace(w.call, x=size, y=of_y)
-            wanted = self.sink.wants_tensors
-            x_MK = w.x_MK if wanted and call.shared_input is None else None
-            self.sink.take(call, x_MK, w.y_MN if wanted else None)
+            x_MK = w.x_MK if wanted and w.largest_x is not None else None
+            self.sink.take(replace(w.call, x=size, y=of_y), x_MK, w.y_MN.contiguous() if wanted else None)
 
     def end_step(self) -> None:
         """A forward pass has ended: every expected layer must have been seen exactly once."""
@@ -236,7 +261,14 @@ def asks_later(t: torch.Tensor) -> bool:
     return t.is_cuda
 
 
-def _magnitude_of(t: torch.Tensor, low: float, high: float) -> Magnitude:
-    """As numerics.magnitude, its extremes being known already; NaN propagates through them."""
-    top = max(-low, high)
+def largest(t: torch.Tensor) -> torch.Tensor:
+    """The largest absolute value where t is, without waiting for it: one pass, NaN if there is one, 0 for no values."""
+    if t.numel() == 0:
+        return t.new_zeros(())
+    found: torch.Tensor = torch.linalg.vector_norm(t, ord=float("inf"))
+    return found
+
+
+def _magnitude_of(t: torch.Tensor, top: float) -> Magnitude:
+    """As numerics.magnitude, the largest absolute value, or NaN, being known already."""
     return Magnitude(top, 0, 0) if top < float("inf") else magnitude(t)

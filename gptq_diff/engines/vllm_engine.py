@@ -20,8 +20,8 @@ from gptq_diff.engines.vllm.ranks import Explained, Ranks
 from gptq_diff.engines.vllm.settings import engine_arguments, own_process, rank_arguments, rank_environment, route_named
 from gptq_diff.errors import BackendError, CaptureError
 
-TESTED = frozenset({"0.20.2", "0.32.0"})
-"""Releases that this engine was run with: 0.20.2 on a GPU, 0.32.0 on a CPU."""
+TESTED = frozenset({"0.18.1", "0.20.2", "0.32.0"})
+"""Releases that this engine was run with: 0.20.2 on a GPU, all three on a CPU."""
 
 
 class VllmEngine(Engine):

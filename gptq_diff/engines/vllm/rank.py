@@ -10,7 +10,7 @@ from typing import Any, Callable
 import torch
 from torch import nn
 
-from gptq_diff.capture.tap import Tap
+from gptq_diff.capture.tap import Columns, Tap
 from gptq_diff.checkpoint.reader import Checkpoint
 from gptq_diff.engines.base import Generation
 from gptq_diff.engines.device import gpu_peak
@@ -97,8 +97,9 @@ class Rank:
                 path = self._guard.taken() if self._guard is not None else None
             if path is None:
                 raise CaptureError(f"{linear.name} ran without a call of gptq_gemm", "its kernel is not understood")
-            for part in linear.parts:
-                tap.record(part.spec.name, x_MK, y_MN[:, part.first : part.last], path)
+            tap.record_fused(
+                [Columns(part.spec.name, part.first, part.last) for part in linear.parts], x_MK, y_MN, path
+            )
 
         return record
 
