@@ -58,6 +58,7 @@ _TOO_LITTLE = (
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED",
     "Free memory on device",  # vLLM, before it loads anything
     "No available memory for the cache blocks",  # vLLM, after it has
+    "To serve at least one request with the models's max seq len",
 )
 """What torch, CUDA's libraries and vLLM say where a GPU's memory does not suffice."""
 _SAID_LENGTH = 200

@@ -80,9 +80,9 @@ from gptq_diff import worker
 
 def stay(spec, events):
     import os, subprocess, time
-    child = subprocess.Popen(["sleep", "600"])
+    children = [subprocess.Popen(["sleep", "600"], start_new_session=own) for own in (False, True)]
     with open(spec.model, "w") as file:
-        file.write(f"{os.getpid()} {child.pid} ")
+        file.write(f"{os.getpid()} {children[0].pid} {children[1].pid} ")
     time.sleep(600)
 
 worker.work = stay
@@ -99,7 +99,7 @@ def test_a_killed_parent_leaves_no_orphan(tmp_path: Path) -> None:
     place = tmp_path / "load.pickle"
     place.write_bytes(pickle.dumps(fake.load("a")))
     parent = start_parent(RUN_LOAD, str(place))
-    while not pids.exists() or len(pids.read_text().split()) < 2:
+    while not pids.exists() or len(pids.read_text().split()) < 3:
         assert parent.poll() is None
     found = [int(pid) for pid in pids.read_text().split()]
     assert all(alive(pid) for pid in found)

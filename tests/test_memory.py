@@ -95,6 +95,7 @@ class TestTooLittleGpuMemory:
             "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
             "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
             "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`",
+            "To serve at least one request with the models's max seq len (64), (0.25 GiB KV cache is needed, which is",
         ],
     )
     def test_what_cuda_and_vllm_say_in_other_errors(self, text: str) -> None:
