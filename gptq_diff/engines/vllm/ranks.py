@@ -94,16 +94,16 @@ class Ranks:
             readers = [CaptureReader(self._scratch / f"rank-{rank}") for rank in range(ranks)]
             for reader in readers:
                 undo.callback(reader.close)
+            paths = {(line["step"], line["layer"]): line["path"] for line in readers[0].stats() if not line["part"]}
             for step in range(steps):
                 tap.begin_step(step)
                 for layer in readers[0].manifest.order:
-                    self._join(layer, step, readers, tap)
+                    self._join(layer, step, readers, tap, paths[step, layer])
                 tap.end_step()
 
-    def _join(self, layer: str, step: int, readers: list[CaptureReader], tap: Tap) -> None:
+    def _join(self, layer: str, step: int, readers: list[CaptureReader], tap: Tap, path: str) -> None:
         x = [reader.tensor(step, layer, "in") for reader in readers]
         y = [reader.tensor(step, layer, "out") for reader in readers]
-        path = readers[0].manifest.kernels[layer]
         places = [facts["places"][layer] for facts in self._facts]
         if layer not in self._facts[0]["reduced"]:
             tap.record(layer, x[0], side_by_side(y, [column for _, column in places]), path)

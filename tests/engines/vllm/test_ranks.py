@@ -377,3 +377,18 @@ def test_the_run_directory_keeps_a_bad_share_whole(vllm: Any, model: Path, tmp_p
     kept = CaptureReader(place)
     assert all(kept.has(0, f"{LAYERS[2]}@{part}", "out") for part in ("0", "1", "all-reduce"))
     assert not kept.has(0, LAYERS[0], "out")
+
+
+def test_a_decode_step_keeps_its_own_path(
+    vllm: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that changes its path with the number of rows is named by what ran in that step, not in the prefill."""
+    fused = Tap.record_fused
+
+    def by_rows(self: Tap, parts: Any, x_MK: torch.Tensor, y_MN: torch.Tensor, path: str) -> None:
+        fused(self, parts, x_MK, y_MN, "few-rows" if len(x_MK) == 1 else path)
+
+    monkeypatch.setattr(Tap, "record_fused", by_rows)
+    lines = list(captured(loaded(model, RANKS), tmp_path / "two").stats())
+    assert {line["path"] for line in lines if line["step"] == 0} == {"vllm-cpu-w4a16", "all-reduce"}
+    assert {line["path"] for line in lines if line["step"] > 0} == {"few-rows", "all-reduce"}
