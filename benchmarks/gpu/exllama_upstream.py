@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -195,19 +196,21 @@ def process(module: str, asked: argparse.Namespace, *more: str) -> tuple[subproc
 
 
 def outcome(running: tuple[subprocess.Popen[str], Path], seconds: float) -> Any:
-    """What it wrote; else why it did not, in the last line of its errors."""
+    """What it wrote; else why it did not, in the last line of its errors. Its folder is gone afterwards."""
     started = time.perf_counter()
     worker, out = running
     try:
         _, errors = worker.communicate(timeout=seconds)
+        if worker.returncode or not out.exists():
+            said = errors.strip().splitlines() or ["nothing"]
+            return {"error": said[-1].strip()[:300], "status": worker.returncode}
+        return {"result": json.loads(out.read_text()), "seconds": round(time.perf_counter() - started, 1)}
     except subprocess.TimeoutExpired:
         worker.kill()
         worker.communicate()
         return {"error": f"not done after {seconds:g} s"}
-    if worker.returncode or not out.exists():
-        said = errors.strip().splitlines() or ["nothing"]
-        return {"error": said[-1].strip()[:300], "status": worker.returncode}
-    return {"result": json.loads(out.read_text()), "seconds": round(time.perf_counter() - started, 1)}
+    finally:
+        shutil.rmtree(out.parent)
 
 
 def main() -> None:
