@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from gptq_diff.capture.tap import Tap
 from gptq_diff.engines.base import LoadSpec
@@ -58,7 +58,13 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     for module in (package, optimum, gptq):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     loader = SimpleNamespace(from_pretrained=made.from_pretrained)
-    monkeypatch.setattr(transformers, "AutoModelForCausalLM", loader)
+    # A package of its own in place of transformers, which loads its names late: one that another test has made
+    # transformers import anew would not be the one that is patched.
+    real = importlib.import_module("transformers")
+    fake: Any = ModuleType("transformers")
+    fake.AutoModelForCausalLM, fake.GPTQConfig = loader, real.GPTQConfig
+    fake.__version__, fake.__path__ = real.__version__, real.__path__
+    monkeypatch.setitem(sys.modules, "transformers", fake)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     return made
 
