@@ -16,7 +16,7 @@ from gptq_diff.capture.tap import Tap
 from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.engines.device import gpu_peak
 from gptq_diff.engines.vllm.proof import proving
-from gptq_diff.engines.vllm.rank import Rank, facts_of
+from gptq_diff.engines.vllm.rank import Rank, Watched, facts_of
 from gptq_diff.engines.vllm.settings import SCRATCH
 from gptq_diff.engines.vllm.steps import Steps
 from gptq_diff.errors import CaptureError, GptqDiffError
@@ -37,7 +37,7 @@ class RankCalls:
     """Mixed into vLLM's worker in front of its own class, which has `rank`, `vllm_config` and `model_runner`."""
 
     _gptq_diff: Rank
-    _watched: Watched | None = None
+    _watched: WatchedRank | None = None
     rank: int
     vllm_config: Any
     model_runner: Any
@@ -68,7 +68,7 @@ class RankCalls:
         def begin() -> dict[str, Any]:
             place = None if directory is None else Path(directory) / f"rank-{self.rank}"
             ids = None if forced is None else tuple(forced)
-            self._watched = Watched(self._gptq_diff, place, rows, ids, samples=self.rank == 0)
+            self._watched = WatchedRank(self._gptq_diff, place, rows, ids, samples=self.rank == 0)
             return {}
 
         return _told(begin)
@@ -104,13 +104,12 @@ class Reported:
             self._file.write_text(f"{name}{first_line(error)}", encoding="utf-8")
 
 
-class Watched:
+class WatchedRank:
     """One prompt on one rank: everything put in place, and taken away again."""
 
     def __init__(
         self, rank: Rank, directory: Path | None, rows: int, forced: tuple[int, ...] | None, *, samples: bool
     ) -> None:
-        self._directory = directory
         self._writer = None if directory is None else CaptureWriter(directory)
         self._tap = None if self._writer is None else Tap(rank.tapped, self._writer)
         self._steps = Steps(rows, forced, self._tap, samples=samples)
@@ -120,21 +119,19 @@ class Watched:
     def end(self) -> dict[str, Any]:
         """Undo; the capture's manifest goes last."""
         self._undo.close()
-        steps = self._steps
-        if self._writer is not None and self._tap is not None and steps.first_logits_V is not None:
+        made = Watched(self._steps).generation()
+        if self._writer is not None and self._tap is not None:
             self._writer.close()
             manifest = Manifest(
                 backend="", prompt="", order=tuple(self._tap.order), kernels=self._writer.kernels, skipped={},
-                steps=len(steps.tokens), tokens=tuple(steps.tokens), logits_finite=tuple(steps.finite), cached_rows=0,
-                forced=steps.forced is not None, where=self._writer.where,
+                steps=made.steps, tokens=made.tokens, logits_finite=made.logits_finite, cached_rows=0,
+                forced=self._steps.forced is not None, where=self._writer.where,
                 bytes_written=self._writer.bytes_written, seconds={},
             )  # fmt: skip
-            self._writer.finish(manifest, steps.first_logits_V)
-        if steps.first_logits_V is None:
-            raise CaptureError("vLLM computed no logits on this rank", "this release is not understood")
+            self._writer.finish(manifest, made.first_logits_V)
         return {
-            "steps": len(steps.tokens), "tokens": steps.tokens, "finite": steps.finite,
-            "first_logits": steps.first_logits_V.tolist(),
+            "steps": made.steps, "tokens": list(made.tokens), "finite": list(made.logits_finite),
+            "first_logits": made.first_logits_V.tolist(),
         }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from gptq_diff.capture.store import CaptureReader
-from gptq_diff.capture.tap import ALL_REDUCE, REPLICATED, Tap
+from gptq_diff.capture.tap import ALL_REDUCE, REPLICATED, Tap, stored_name
 from gptq_diff.engines.base import Generation
 from gptq_diff.engines.vllm.rank_calls import BEGIN, END, LOAD_FAILED, PEAK, USE_KERNEL, first_line
 from gptq_diff.errors import BackendError, CaptureError
@@ -112,7 +112,7 @@ class Ranks:
             return
         for rank, (row, _) in enumerate(places):
             tap.record(layer, x[rank], y[rank], path, part=str(rank), first=row)
-        stored = f"{layer}@{ALL_REDUCE}"
+        stored = stored_name(layer, ALL_REDUCE)
         summands = torch.cat([reader.tensor(step, stored, "in") for reader in readers])
         sums = [reader.tensor(step, stored, "out") for reader in readers]
         tap.record(layer, summands, sums[0], ALL_REDUCE, part=ALL_REDUCE)
