@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptq_diff.capture.tap import Tap
+from gptq_diff.errors import BackendError
 
 if TYPE_CHECKING:
     import torch
+
+    from gptq_diff.kernels.base import Product
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,14 @@ class Engine(abc.ABC):
         self, token_ids: tuple[int, ...], *, max_new_tokens: int, forced: tuple[int, ...] | None, tap: Tap | None
     ) -> Generation:
         """Prefill and greedy decode of one prompt; `forced` ids are fed instead of the model's own choice."""
+
+    def multiply(self, layer: str, x_MK: torch.Tensor) -> Product:  # noqa: ARG002  for the engines that can
+        """The present kernel on that linear alone: y[M, N] without bias, on whatever device, and the path that ran.
+
+        x_MK: [M, K] on any device; the engine brings it to where and to what dtype its linears take. BackendError for
+        a linear that no tap would see, and in an engine that cannot call one linear by itself.
+        """
+        raise BackendError(f"this engine cannot run {layer} by itself", "no experiments can be made on it")
 
     def gpu_peak(self) -> int | None:
         """The most bytes on GPUs since the last call, of all of this engine's processes; None where it uses none."""

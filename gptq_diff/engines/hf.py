@@ -14,10 +14,11 @@ from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.engines.base import Engine, Generation, LoadSpec
 from gptq_diff.engines.decode import Decoder
 from gptq_diff.engines.device import find_device, spare_bytes
-from gptq_diff.engines.quant_linear import Switchboard
+from gptq_diff.engines.quant_linear import QuantLinear, Switchboard
 from gptq_diff.engines.shelf import Shelf
 from gptq_diff.engines.skeleton import empty_model, fill
-from gptq_diff.kernels.base import Kernel
+from gptq_diff.errors import BackendError
+from gptq_diff.kernels.base import Kernel, Product
 from gptq_diff.kernels.catalogue import make_kernel
 from gptq_diff.kernels.precision import full_precision
 
@@ -40,6 +41,7 @@ class HfEngine(Engine):
         self._board = Switchboard(make_kernel("fp16"), make_kernel("fp16"), shelf=shelf)
         self._model = self._load(spec, dtype)
         self._decoder = Decoder(self._model, str(self._device))
+        self._dtype = dtype
 
     def _load(self, spec: LoadSpec, dtype: torch.dtype) -> nn.Module:
         """The skeleton with the checkpoint in it."""
@@ -83,6 +85,14 @@ class HfEngine(Engine):
         finally:
             self._board.tap = None
             self._board.forget()
+
+    def multiply(self, layer: str, x_MK: torch.Tensor) -> Product:
+        """The kernel on that linear, as the skeleton calls it."""
+        module = self._model.get_submodule(layer) if layer in self.tapped else None
+        if not isinstance(module, QuantLinear):
+            raise BackendError(f"the present kernel does not run {layer}", "name a quantised linear that it takes")
+        with torch.inference_mode(), full_precision():
+            return module.product(x_MK.to(device=self._device, dtype=self._dtype))
 
     def versions(self) -> dict[str, str]:
         """Interpreter and packages."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gptq_diff.engines.shelf import Shelf, on_the_cpu
-from gptq_diff.kernels.base import Kernel
+from gptq_diff.kernels.base import Kernel, Product
 
 if TYPE_CHECKING:
     from gptq_diff.capture.tap import Tap
@@ -59,11 +59,17 @@ class QuantLinear(nn.Module):
         """[..., N] in the dtype of x [..., K]."""
         board, name = self._board, self._linear.spec.name
         x_MK = board.rows_of(x)
-        kernel = board.stand_in if name in board.refused else board.kernel
-        product = kernel.multiply(x_MK, self._linear if kernel.on_host else board.shelf.linear(self._linear))
-        y_MN = product.y_MN.to(device=x.device, dtype=x.dtype)
+        product = self.product(x_MK)
+        y_MN = product.y_MN
         if name not in board.refused and board.tap is not None:
             board.tap.record(name, x_MK, y_MN, product.path)
         if self._linear.bias is not None:
             y_MN = y_MN + self._linear.bias.to(device=x.device, dtype=x.dtype)
         return y_MN.reshape(*x.shape[:-1], self.out_features)
+
+    def product(self, x_MK: torch.Tensor) -> Product:
+        """The kernel's own answer, without bias, in the dtype and on the device of x."""
+        board, name = self._board, self._linear.spec.name
+        kernel = board.stand_in if name in board.refused else board.kernel
+        product = kernel.multiply(x_MK, self._linear if kernel.on_host else board.shelf.linear(self._linear))
+        return Product(product.y_MN.to(device=x_MK.device, dtype=x_MK.dtype), product.path)

@@ -19,6 +19,7 @@ from gptq_diff.engines.vllm.rank import OneProcess
 from gptq_diff.engines.vllm.ranks import Explained, Ranks
 from gptq_diff.engines.vllm.settings import engine_arguments, own_process, rank_arguments, rank_environment, route_named
 from gptq_diff.errors import BackendError, CaptureError
+from gptq_diff.kernels.base import Product
 
 TESTED = frozenset({"0.18.1", "0.20.2", "0.32.0"})
 """Releases that this engine was run with: 0.20.2 on a GPU, all three on a CPU."""
@@ -86,6 +87,15 @@ class VllmEngine(Engine):
         chosen = tuple(int(t) for t in outputs[0].outputs[0].token_ids)
         _check_tokens(chosen, generation.tokens, forced)
         return generation
+
+    def multiply(self, layer: str, x_MK: torch.Tensor) -> Product:
+        """The kernel call of the module that holds that linear; refused where ranks share it."""
+        if isinstance(self._model, Ranks):
+            raise BackendError(
+                f"{layer} is shared out among tensor-parallel ranks, and is not run by itself there",
+                "run without --tensor-parallel-size for experiments",
+            )
+        return self._model.multiply(layer, x_MK)
 
     def gpu_peak(self) -> int | None:
         """Of this process, or of all ranks together."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import platform
 from collections import Counter
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,8 +18,9 @@ from gptq_diff.engines.device import find_device
 from gptq_diff.engines.hosted.modules import HostedLinear, hosted_linears
 from gptq_diff.engines.hosted.proof import Proof
 from gptq_diff.engines.hosted.rest import prove_rest
-from gptq_diff.engines.hosted.taps import tapped
+from gptq_diff.engines.hosted.taps import tapped, without_bias
 from gptq_diff.errors import BackendError
+from gptq_diff.kernels.base import Product
 
 
 class HostedEngine(Engine):
@@ -95,6 +96,17 @@ class HostedEngine(Engine):
 
         with tapped(self._judged, self._biases, record):
             return self._decoder.generate(token_ids, max_new_tokens=max_new_tokens, forced=forced, tap=tap)
+
+    def multiply(self, layer: str, x_MK: torch.Tensor) -> Product:
+        """The module's own forward without its bias; float16, on the device of its packed weight."""
+        linear = next((linear for linear in self._judged if linear.spec.name == layer), None)
+        if linear is None:
+            raise BackendError(f"{self.library} does not run {layer} on a kernel that is judged", "name another linear")
+        module: Any = linear.module
+        x_MK = x_MK.to(device=module.qweight.device, dtype=torch.float16)
+        with torch.inference_mode(), without_bias(module):
+            y: torch.Tensor = module(x_MK)
+        return Product(y.reshape(-1, y.shape[-1]), self.path(linear, x_MK))
 
     def versions(self) -> dict[str, str]:
         """Interpreter, packages, device, and the library's classes with the number of linears on each."""

@@ -35,7 +35,7 @@ def _watched(linear: HostedLinear, bias: torch.Tensor | None, seen: Seen) -> Ite
     forward = module.forward
 
     def tapped_forward(x: torch.Tensor) -> torch.Tensor:
-        with _without_bias(module):
+        with without_bias(module):
             y: torch.Tensor = forward(x)
         seen(linear, x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
         return y if bias is None else y + bias.to(device=y.device, dtype=y.dtype)
@@ -51,7 +51,8 @@ def _watched(linear: HostedLinear, bias: torch.Tensor | None, seen: Seen) -> Ite
 
 
 @contextlib.contextmanager
-def _without_bias(module: Any) -> Iterator[None]:
+def without_bias(module: Any) -> Iterator[None]:
+    """Inside, the module has no bias, so that its forward returns the kernel's own product."""
     bias = module.bias
     module.bias = None
     try:

@@ -21,6 +21,7 @@ from gptq_diff.engines.vllm.reduced import Reduced, shared_out
 from gptq_diff.engines.vllm.steps import Steps
 from gptq_diff.engines.vllm.taps import tapped
 from gptq_diff.errors import BackendError, CaptureError
+from gptq_diff.kernels.base import Product
 from gptq_diff.kernels.vllm_gemm.op import vllm_ops
 from gptq_diff.kernels.vllm_gemm.paths import FAST, RECONSTRUCT, PathGuard
 
@@ -92,16 +93,33 @@ class Rank:
     def _recorder(self, steps: Steps, tap: Tap) -> Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]:
         def record(linear: FusedLinear, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
             steps.check_rows(linear.name, x_MK.shape[0])
-            path = linear.path
-            if path == GEMM:
-                path = self._guard.taken() if self._guard is not None else None
-            if path is None:
-                raise CaptureError(f"{linear.name} ran without a call of gptq_gemm", "its kernel is not understood")
-            tap.record_fused(
-                [Columns(part.spec.name, part.first, part.last) for part in linear.parts], x_MK, y_MN, path
-            )
+            parts = [Columns(part.spec.name, part.first, part.last) for part in linear.parts]
+            tap.record_fused(parts, x_MK, y_MN, self._taken(linear))
 
         return record
+
+    def _taken(self, linear: FusedLinear) -> str:
+        """The path of the call that this module has just made."""
+        path = linear.path
+        if path == GEMM:
+            path = self._guard.taken() if self._guard is not None else None
+        if path is None:
+            raise CaptureError(f"{linear.name} ran without a call of gptq_gemm", "its kernel is not understood")
+        return path
+
+    def multiply(self, layer: str, x_MK: torch.Tensor) -> Product:
+        """The kernel call of the module that holds that linear, without a bias: the linear's own columns of y."""
+        held = ((linear, part) for linear in self._choice.judged for part in linear.parts if part.spec.name == layer)
+        linear, part = next(held, (None, None))
+        if linear is None or part is None:
+            raise BackendError(f"vLLM does not run {layer} on a kernel that is judged", "name another linear")
+        x_MK = x_MK.to(device=linear.module.qweight.device, dtype=torch.float16)
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(torch.inference_mode())
+            if self._guard is not None:
+                undo.enter_context(self._guard.installed())
+            y_MN = linear.method.apply(linear.module, x_MK, None)
+        return Product(y_MN[:, part.first : part.last].contiguous(), self._taken(linear))
 
 
 def _all_proved(linears: list[FusedLinear], proof: Proof) -> None:

@@ -22,7 +22,7 @@ from gptq_diff.engines.catalogue import engine_named
 from gptq_diff.errors import BackendError, CaptureError
 from tests.capture.captures import KeepingSink
 from tests.checkpoint.build import tiny
-from tests.engines.hosted.fakes import DOWN, LAYERS, QUERY, FakeModel, exact, tensors_of_model, write_model
+from tests.engines.hosted.fakes import DOWN, HEAD, LAYERS, QUERY, FakeModel, exact, tensors_of_model, write_model
 
 Load = Callable[..., AutoGptqEngine]
 SETTINGS = {"bits": 4, "group_size": 32, "desc_act": False, "sym": True}
@@ -110,6 +110,19 @@ def test_what_is_seen_is_the_product_without_the_bias(load: Load) -> None:
     assert torch.equal(y, (embedded.float() @ exact(tensors, QUERY)).to(torch.float16))
     x, _ = sink.tensors[0, DOWN]
     assert torch.equal(x, y + tensors[f"{QUERY}.bias"])
+
+
+def test_one_linear_by_itself_gives_what_the_tap_saw(load: Load) -> None:
+    """Without its bias, which is there again afterwards."""
+    engine = load()
+    _, sink = run(engine, max_new_tokens=1)
+    x, y = sink.tensors[0, QUERY]
+    product = engine.multiply(QUERY, x.float())
+    assert torch.equal(product.y_MN, y)
+    assert product.path == "auto-gptq-torch"
+    assert torch.equal(run(engine, max_new_tokens=1)[1].tensors[0, DOWN][0], sink.tensors[0, DOWN][0])
+    with pytest.raises(BackendError, match=f"auto_gptq does not run {HEAD} on a kernel that is judged"):
+        engine.multiply(HEAD, x)
 
 
 def test_taps_change_nothing_and_are_gone_afterwards(load: Load) -> None:

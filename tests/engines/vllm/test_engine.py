@@ -20,6 +20,7 @@ from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.engines.base import LoadSpec
 from gptq_diff.engines.vllm_engine import VllmEngine
 from gptq_diff.errors import BackendError, CaptureError
+from gptq_diff.kernels.vllm_gemm.paths import FAST, RECONSTRUCT, PathGuard
 from tests.checkpoint.build import linear_tensors, write_checkpoint
 from tests.engines.vllm.fakes import AutoGPTQLinearMethod, CPUWNA16LinearKernel, FakeLinear
 
@@ -178,6 +179,47 @@ def test_the_bias_is_not_in_what_the_tap_sees(load: Any) -> None:
 
         expected = (table[[1, 2, 3]].float() @ dequantise(checkpoint.packed(LAYERS[1]))).to(torch.float16)
     torch.testing.assert_close(sink.y[0, LAYERS[1]], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_one_linear_by_itself_gives_what_the_tap_saw(load: Any) -> None:
+    """Of a fused module its own columns, without the bias; no other linear is run."""
+    engine = load()
+    _, sink, _ = run(engine)
+    table = torch.randn((VOCABULARY, 64), generator=torch.Generator().manual_seed(1)).to(torch.float16)
+    for layer in LAYERS[:2]:
+        product = engine.multiply(layer, table[[1, 2, 3]])
+        assert torch.equal(product.y_MN, sink.y[0, layer])
+        assert product.path == "vllm-cpu-w4a16"
+    with pytest.raises(BackendError, match="vLLM does not run lm_head on a kernel that is judged"):
+        engine.multiply("lm_head", table)
+
+
+def test_a_forced_path_holds_for_one_linear_too(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gptq_gemm is called through the guard, which says what ran; the original is put back."""
+    engine = load()
+    rank = engine._model
+    calls: list[int] = []
+
+    def gptq_gemm(a: torch.Tensor, use_exllama: bool, bit: int) -> torch.Tensor:
+        calls.append(len(a))
+        return a
+
+    ops: Any = SimpleNamespace(gptq_gemm=gptq_gemm)
+    guard = PathGuard(ops, "cpu")
+    guard._boundaries[4] = 50
+    rank.use_kernel("as-chosen")
+    rank._guard = guard
+    monkeypatch.setattr("gptq_diff.engines.vllm.modules.FusedLinear.path", "gptq_gemm")
+    monkeypatch.setattr(AutoGPTQLinearMethod, "apply", lambda self, layer, x, bias: ops.gptq_gemm(x, True, 4))
+    for force, rows, path, called in (
+        (None, 50, FAST, [50]), (None, 51, RECONSTRUCT, [51]),
+        (RECONSTRUCT, 3, RECONSTRUCT, [51]), (FAST, 70, FAST, [50, 20]),
+    ):  # fmt: skip
+        guard.force = force
+        calls.clear()
+        assert engine.multiply(LAYERS[2], torch.zeros(rows, 64)).path == path
+        assert calls == called
+    assert ops.gptq_gemm is gptq_gemm
 
 
 def test_forced_ids_are_fed_and_the_own_choices_reported(load: Any) -> None:

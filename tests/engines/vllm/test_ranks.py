@@ -284,6 +284,13 @@ def test_gpu_memory_is_the_sum_over_the_ranks(vllm: Any, model: Path, monkeypatc
     assert loaded(model, 1).gpu_peak() == 7
 
 
+def test_one_linear_by_itself_is_refused(vllm: Any, model: Path) -> None:
+    """No process holds the whole of it."""
+    engine = loaded(model, RANKS)
+    with pytest.raises(BackendError, match="is shared out among tensor-parallel ranks"):
+        engine.multiply(LAYERS[2], torch.zeros(1, 64))
+
+
 def test_every_rank_is_judged_on_its_own_share(vllm: Any, model: Path, tmp_path: Path) -> None:
     """Each share against its rows of W, the all-reduce against the sum of what was brought to it."""
     rows = judged(model, captured(loaded(model, RANKS), tmp_path / "two"))
