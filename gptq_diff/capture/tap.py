@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
+from gptq_diff.capture.copies import Copied, copied, largest_values
 from gptq_diff.errors import CaptureError
 from gptq_diff.numerics.magnitude import Magnitude, magnitude
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By bytes an element: the integers whose equality is equality of bits, NaN included."""
 
-
-WAITING_BYTES = 256 * 2**20
-"""GPU memory that copies may take before they are fetched."""
-_UNKNOWN = Magnitude(0.0, 0, 0)
+WAITING_BYTES = 128 * 2**20
+"""GPU memory that copies may take before their figures are fetched; finding those takes as much again."""
+_INFINITE = float("inf")
 ALL_REDUCE = "all-reduce"
 """Path, and part, of the sum over tensor-parallel ranks: x holds the ranks' summands below each other, y is the sum."""
 REPLICATED = "replicated"
@@ -78,17 +78,21 @@ class Sink(abc.ABC):
         """Keep one call; x is None where `call.shared_input` names the layer that brought it."""
 
 
-@dataclass(frozen=True)
-class _Input:
-    """The input last seen: the engine's tensor (held, so that its address is not used again), a copy, its size.
+class _Input(NamedTuple):
+    """The input last seen: the engine's tensor (held, so that its address is not used again) and a copy of it.
 
-    layer: stored name of the call that brought it.
+    flat: the copy's values row by row, other values after them. layer: stored name of the call that brought it.
     """
 
     x_MK: torch.Tensor
-    copy_MK: torch.Tensor
+    flat: torch.Tensor
     layer: str
-    size: Magnitude
+
+    def same_bits(self) -> torch.Tensor:
+        """Whether the engine's tensor still holds the values of the copy, one truth value each."""
+        x_MK, bits = self.x_MK, _BITS[self.x_MK.element_size()]
+        copy_MK = self.flat[: x_MK.numel()].view(x_MK.shape)
+        return x_MK.view(bits) == copy_MK.view(bits)
 
     def is_also(self, x_MK: torch.Tensor) -> bool:
         """Whether x is that same tensor and still holds the same values: engines reuse buffers, and work in place."""
@@ -98,34 +102,37 @@ class _Input:
             and x_MK.shape == self.x_MK.shape
             and x_MK.stride() == self.x_MK.stride()
         )
-        bits = _BITS[x_MK.element_size()]
-        return same_place and torch.equal(x_MK.view(bits), self.copy_MK.view(bits))
+        return same_place and bool(self.same_bits().all())
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    """A call on a GPU whose figures have not been asked for yet: every question there waits for all work before it.
+class _Waiting(NamedTuple):
+    """A kernel call on a GPU whose figures have not been asked for: every question there waits for all work before it.
 
-    call: with nothing known of x and y. largest_y, largest_x: on the GPU, their largest absolute values, NaN if there
-    is any; of x only where this call brought it. changed: whether a shared input has other bits than the copy of it, on
-    the GPU; None where nothing is shared, or nothing can have happened to it in between.
+    layers, indexes: its linears and their places in the step. path, part, first: as in Call. inner: K.
+    shared: stored name of the call that brought x, where it was an earlier one. changed: whether that x has other bits
+    than the copy of it, on the GPU; None where nothing is shared.
     """
 
-    call: Call
-    x_MK: torch.Tensor
-    y_MN: torch.Tensor
-    largest_y: torch.Tensor
-    largest_x: torch.Tensor | None
+    layers: tuple[str, ...]
+    indexes: tuple[int, ...]
+    path: str
+    part: str
+    first: int
+    inner: int
+    copy: Copied
+    shared: str | None
     changed: torch.Tensor | None
 
 
 @dataclass(frozen=True)
-class Columns:
-    """One linear's columns, first to last - 1, in the output of a kernel that computed several at once."""
+class Fused:
+    """The linears that one kernel computes at once, in the order of their columns.
 
-    layer: str
-    first: int
-    last: int
+    widths: columns of each, side by side in the output, nothing before, between or after them.
+    """
+
+    layers: tuple[str, ...]
+    widths: tuple[int, ...]
 
 
 class Tap:
@@ -144,6 +151,7 @@ class Tap:
         self._seen: set[str] = set()
         self._index: dict[str, int] = {}  # layers, in order of execution
         self._last: _Input | None = None
+        self._x_size = Magnitude(0.0, 0, 0)  # of the input last handed on
         self._waiting: list[_Waiting] = []
         self._waiting_bytes = 0
 
@@ -155,36 +163,38 @@ class Tap:
         self, layer: str, x_MK: torch.Tensor, y_MN: torch.Tensor, path: str, *, part: str = "", first: int = 0
     ) -> None:
         """Called right after the kernel, before anything is done to y. part, first: as in Call."""
-        call = self._call(layer, x_MK, y_MN.shape[1], path, part, first)
-        if asks_later(x_MK):
-            self._wait(call, x_MK, y_MN.clone(memory_format=torch.contiguous_format))
+        stored = stored_name(layer, part)
+        index = self._place(layer, stored)
+        if asks_later(x_MK) and x_MK.dtype == y_MN.dtype:
+            self._wait((layer,), (index,), (y_MN.shape[1],), x_MK, y_MN, path, part, first)
             return
+        self._settle()
         last = self._last
         shared = last is not None and last.is_also(x_MK)
+        copy_MK = None
         if last is None or not shared:
             copy_MK = x_MK.clone(memory_format=torch.contiguous_format)
-            last = self._last = _Input(x_MK, copy_MK, call.stored, magnitude(copy_MK))
-        call = replace(call, x=last.size, y=magnitude(y_MN), shared_input=last.layer if shared else None)
-        if self.sink.wants_tensors:
-            y_copy_MN = y_MN.clone(memory_format=torch.contiguous_format)
-            self.sink.take(call, None if shared else last.copy_MK, y_copy_MN)
-        else:
-            self.sink.take(call, None, None)
+            last = self._last = _Input(x_MK, copy_MK.reshape(-1), stored)
+            self._x_size = magnitude(copy_MK)
+        wanted = self.sink.wants_tensors
+        call = Call(
+            self._step, index, layer, path, x_MK.shape[0], x_MK.shape[1], y_MN.shape[1], self._x_size, magnitude(y_MN),
+            last.layer if shared else None, part, first,
+        )  # fmt: skip
+        y_copy_MN = y_MN.clone(memory_format=torch.contiguous_format) if wanted else None
+        self.sink.take(call, copy_MK if wanted else None, y_copy_MN)
 
-    def record_fused(self, parts: Sequence[Columns], x_MK: torch.Tensor, y_MN: torch.Tensor, path: str) -> None:
+    def record_fused(self, parts: Fused, x_MK: torch.Tensor, y_MN: torch.Tensor, path: str) -> None:
         """`record` for every linear of one kernel call, whose outputs lie side by side in y."""
-        if not asks_later(x_MK):
-            for part in parts:
-                self.record(part.layer, x_MK, y_MN[:, part.first : part.last], path)
+        if asks_later(x_MK) and x_MK.dtype == y_MN.dtype:
+            indexes = tuple([self._place(layer, layer) for layer in parts.layers])
+            self._wait(parts.layers, indexes, parts.widths, x_MK, y_MN, path, "", 0)
             return
-        y_copy_MN = y_MN.clone(memory_format=torch.contiguous_format)
-        for part in parts:
-            call = self._call(part.layer, x_MK, part.last - part.first, path, "", 0)
-            self._wait(call, x_MK, y_copy_MN[:, part.first : part.last], untouched=part is not parts[0])
+        for layer, columns_MN in zip(parts.layers, torch.split(y_MN, list(parts.widths), dim=1)):
+            self.record(layer, x_MK, columns_MN, path)
 
-    def _call(self, layer: str, x_MK: torch.Tensor, columns: int, path: str, part: str, first: int) -> Call:
-        """The next call of this step, of which nothing is known yet but its place; refused where it may not come."""
-        stored = stored_name(layer, part)
+    def _place(self, layer: str, stored: str) -> int:
+        """The layer's place in this step's order of execution; refused where the call may not come."""
         if stored in self._seen:
             raise CaptureError(f"{stored} ran twice in step {self._step}", "this model's structure is not understood")
         if layer not in self.expected:
@@ -193,53 +203,57 @@ class Tap:
                 "this model's structure is not understood",
             )
         self._seen.add(stored)
-        index = self._index.setdefault(layer, len(self._index))
-        return Call(
-            self._step, index, layer, path, x_MK.shape[0], x_MK.shape[1], columns, _UNKNOWN, _UNKNOWN, None, part, first
-        )
+        return self._index.setdefault(layer, len(self._index))
 
-    def _wait(self, call: Call, x_MK: torch.Tensor, y_copy_MN: torch.Tensor, *, untouched: bool = False) -> None:
-        """Ask later; a call that is given the very tensor object of the one before shares its copy of the input.
-
-        untouched: nothing ran between that call and this one.
-        """
-        last, changed, largest_x = self._last, None, None
+    def _wait(
+        self, layers: tuple[str, ...], indexes: tuple[int, ...], widths: tuple[int, ...], x_MK: torch.Tensor,
+        y_MN: torch.Tensor, path: str, part: str, first: int,
+    ) -> None:  # fmt: skip
+        """Copy now, ask later; a call that is given the very tensor object of the one before shares its copy of x."""
+        rows, inner = x_MK.shape
+        last = self._last
         if last is not None and last.x_MK is x_MK:
-            bits = _BITS[x_MK.element_size()]
-            changed = None if untouched else (x_MK.view(bits) != last.copy_MK.view(bits)).any()
-            call = replace(call, shared_input=last.layer)
+            flat, shared, changed = copied(None, y_MN), last.layer, ~last.same_bits().all()
+            copy = Copied(flat, rows, 0, widths)
         else:
-            copy_MK = x_MK.clone(memory_format=torch.contiguous_format)
-            last = self._last = _Input(x_MK, copy_MK, call.stored, _UNKNOWN)
-            largest_x = largest(copy_MK)
-            self._waiting_bytes += copy_MK.nbytes
-        self._waiting.append(_Waiting(call, last.copy_MK, y_copy_MN, largest(y_copy_MN), largest_x, changed))
-        self._waiting_bytes += y_copy_MN.nbytes
+            flat, shared, changed = copied(x_MK, y_MN), None, None
+            copy = Copied(flat, rows, inner, widths)
+            self._last = _Input(x_MK, flat, stored_name(layers[0], part))
+        self._waiting.append(_Waiting(layers, indexes, path, part, first, inner, copy, shared, changed))
+        self._waiting_bytes += flat.nbytes
         if self._waiting_bytes >= WAITING_BYTES:
             self._settle()
 
     def _settle(self) -> None:
         """Fetch all figures in one go, and hand the calls on in the order they came."""
-        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        if not waiting:
+        if not self._waiting:
             return
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
         changed = [w.changed for w in waiting if w.changed is not None]
         if changed and any(torch.stack(changed).tolist()):
             raise CaptureError(
                 "the engine changed a linear's input before another linear had read it",
                 "this model's structure is not understood",
             )
-        asked = [t for w in waiting for t in (w.largest_y, w.largest_x) if t is not None]
-        found = iter(torch.stack(asked).tolist())
-        size, wanted = _UNKNOWN, self.sink.wants_tensors
-        for w in waiting:
-            of_y = _magnitude_of(w.y_MN, next(found))
-            if w.largest_x is not None:
-                size = _magnitude_of(w.x_MK, next(found))
-            elif w is waiting[0]:
-                size = magnitude(w.x_MK)  # the call that brought it has been handed on already
-            x_MK = w.x_MK if wanted and w.largest_x is not None else None
-            self.sink.take(replace(w.call, x=size, y=of_y), x_MK, w.y_MN.contiguous() if wanted else None)
+        for w, found in zip(waiting, largest_values([w.copy for w in waiting])):
+            if found.x is not None:
+                self._x_size = Magnitude(found.x, 0, 0) if found.x < _INFINITE else magnitude(w.copy.x_copy())
+            self._hand_on(w, found.y)
+
+    def _hand_on(self, w: _Waiting, largest_y: tuple[float, ...]) -> None:
+        """Every linear of one kernel call to the sink."""
+        wanted, shared = self.sink.wants_tensors, w.shared
+        finite = all(top < _INFINITE for top in largest_y)  # False where one is NaN
+        parts = None if finite and not wanted else w.copy.y_parts()
+        for i, (layer, top) in enumerate(zip(w.layers, largest_y)):
+            y_size = Magnitude(top, 0, 0) if finite or parts is None else magnitude(parts[i])
+            call = Call(
+                self._step, w.indexes[i], layer, w.path, w.copy.rows, w.inner, w.copy.widths[i], self._x_size, y_size,
+                shared, w.part, w.first,
+            )  # fmt: skip
+            x_MK = w.copy.x_copy() if wanted and shared is None else None
+            self.sink.take(call, x_MK, parts[i] if wanted and parts is not None else None)
+            shared = shared or call.stored  # the others of a fused kernel share it with the first
 
     def end_step(self) -> None:
         """A forward pass has ended: every expected layer must have been seen exactly once."""
@@ -259,16 +273,3 @@ class Tap:
 def asks_later(t: torch.Tensor) -> bool:
     """Whether figures of that tensor are fetched together with those of later calls."""
     return t.is_cuda
-
-
-def largest(t: torch.Tensor) -> torch.Tensor:
-    """The largest absolute value where t is, without waiting for it: one pass, NaN if there is one, 0 for no values."""
-    if t.numel() == 0:
-        return t.new_zeros(())
-    found: torch.Tensor = torch.linalg.vector_norm(t, ord=float("inf"))
-    return found
-
-
-def _magnitude_of(t: torch.Tensor, top: float) -> Magnitude:
-    """As numerics.magnitude, the largest absolute value, or NaN, being known already."""
-    return Magnitude(top, 0, 0) if top < float("inf") else magnitude(t)

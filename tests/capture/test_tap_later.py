@@ -7,7 +7,7 @@ import torch
 
 from gptq_diff.capture import tap as taps
 from gptq_diff.capture.store import NullSink
-from gptq_diff.capture.tap import Columns, Tap
+from gptq_diff.capture.tap import Fused, Tap
 from gptq_diff.errors import CaptureError
 from gptq_diff.numerics.magnitude import Magnitude
 from tests.capture.captures import KeepingSink
@@ -29,7 +29,7 @@ def one_prompt(tap: Tap) -> None:
         y = torch.empty(rows, 4, dtype=torch.float16)
         for name in ("q", "k", "v"):
             tap.record(name, x, y.copy_(values(rows, 4)), "fast")
-        tap.record_fused([Columns("a", 0, 3), Columns("b", 3, 4)], values(rows, 8), y.copy_(values(rows, 4)), "fast")
+        tap.record_fused(Fused(("a", "b"), (3, 1)), values(rows, 8), y.copy_(values(rows, 4)), "fast")
         tap.record("o", values(rows, 4), values(rows, 8).fill_(float("-inf")), "fast", part="0")
         tap.record("o", values(rows, 4), values(rows, 8), "fast", part="1", first=4)
         for name in ("gate", "up"):

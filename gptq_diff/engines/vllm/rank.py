@@ -10,7 +10,7 @@ from typing import Any, Callable
 import torch
 from torch import nn
 
-from gptq_diff.capture.tap import Columns, Tap
+from gptq_diff.capture.tap import Fused, Tap
 from gptq_diff.checkpoint.reader import Checkpoint
 from gptq_diff.engines.base import Generation
 from gptq_diff.engines.device import gpu_peak
@@ -91,10 +91,12 @@ class Rank:
             yield
 
     def _recorder(self, steps: Steps, tap: Tap) -> Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]:
+        kernels = {linear.name: (linear.path, fused(linear)) for linear in self._choice.judged}
+
         def record(linear: FusedLinear, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
             steps.check_rows(linear.name, x_MK.shape[0])
-            parts = [Columns(part.spec.name, part.first, part.last) for part in linear.parts]
-            tap.record_fused(parts, x_MK, y_MN, self._taken(linear))
+            path, parts = kernels[linear.name]
+            tap.record_fused(parts, x_MK, y_MN, self._taken(linear) if path == GEMM or path is None else path)
 
         return record
 
@@ -120,6 +122,11 @@ class Rank:
                 undo.enter_context(self._guard.installed())
             y_MN = linear.method.apply(linear.module, x_MK, None)
         return Product(y_MN[:, part.first : part.last].contiguous(), self._taken(linear))
+
+
+def fused(linear: FusedLinear) -> Fused:
+    """A module's linears as the tap wants them; `modules.split` laid their columns side by side."""
+    return Fused(tuple(part.spec.name for part in linear.parts), tuple(part.last - part.first for part in linear.parts))
 
 
 def _all_proved(linears: list[FusedLinear], proof: Proof) -> None:

@@ -24,10 +24,18 @@ Seen = Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]
 def tapped(linears: Sequence[FusedLinear], biases: Mapping[str, torch.Tensor], seen: Seen) -> Iterator[None]:
     """Report every kernel call of those modules inside; biases: module name -> bias as read, before any shuffling."""
     by_module = {id(linear.module): linear for linear in linears}
-    with contextlib.ExitStack() as undo:
-        for method in {id(linear.method): linear.method for linear in linears}.values():
-            undo.enter_context(_replaced(method, _wrapped(method.apply, by_module, biases, seen)))
+    methods: list[Any] = list({id(linear.method): linear.method for linear in linears}.values())
+    before = [vars(method).get("apply") for method in methods]
+    try:
+        for method in methods:
+            method.apply = _wrapped(method.apply, by_module, biases, seen)
         yield
+    finally:
+        for method, apply in zip(methods, before):
+            if apply is not None:
+                method.apply = apply
+            elif "apply" in vars(method):
+                del method.apply
 
 
 def _wrapped(
@@ -39,7 +47,7 @@ def _wrapped(
         if linear is None:
             return apply(layer, x, bias)
         y = apply(layer, x, None)
-        seen(linear, x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
+        seen(linear, in_rows(x), in_rows(y))
         if bias is not None:
             y = y.add_(biases.get(linear.name, bias).to(device=y.device, dtype=y.dtype))
         return y
@@ -47,15 +55,6 @@ def _wrapped(
     return tapped_apply
 
 
-@contextlib.contextmanager
-def _replaced(method: Any, apply: Callable[..., torch.Tensor]) -> Iterator[None]:
-    """Give one object another `apply`, and take it away again."""
-    before = vars(method).get("apply")
-    method.apply = apply
-    try:
-        yield
-    finally:
-        if before is None:
-            del method.apply
-        else:
-            method.apply = before
+def in_rows(values: torch.Tensor) -> torch.Tensor:
+    """Two dimensions, the last one kept; itself where it has two."""
+    return values if values.dim() == 2 else values.reshape(-1, values.shape[-1])
