@@ -115,7 +115,8 @@ class Rank:
         linear, part = next(held, (None, None))
         if linear is None or part is None:
             raise BackendError(f"vLLM does not run {layer} on a kernel that is judged", "name another linear")
-        x_MK = x_MK.to(device=linear.module.qweight.device, dtype=torch.float16)
+        module: Any = linear.module
+        x_MK = x_MK.to(device=module.qweight.device, dtype=torch.float16)
         with contextlib.ExitStack() as undo:
             undo.enter_context(torch.inference_mode())
             if self._guard is not None:
