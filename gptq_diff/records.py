@@ -323,11 +323,46 @@ class PromptInfo:
     sha256: str
 
 
+def swept_prompt(prompt: str) -> str:
+    """The id that was swept, in the id of one of its lengths: `p1` of `p1-t037`."""
+    return prompt.rpartition("-t")[0]
+
+
+@dataclass(frozen=True)
+class SweepRange:
+    """Neighbouring prompt lengths with one verdict.
+
+    first, last: in tokens, both included. layer: where it breaks first, None where nothing does.
+    """
+
+    first: int
+    last: int
+    status: str
+    layer: str | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one backend did with one prompt at the lengths first, first + step, ... up to last, in tokens.
+
+    prompt: the id that was swept; its results are those of the prompts `PROMPT-tLENGTH`. ranges: shortest first; a
+    length without a result is in none of them.
+    """
+
+    backend: str
+    prompt: str
+    first: int
+    last: int
+    step: int
+    ranges: tuple[SweepRange, ...]
+
+
 @dataclass(frozen=True)
 class Report:
     """report.json (contract.md, schema_version 1).
 
     left_out: tensors dropped by --capture, in words. original_model: what hf-original ran, if it was asked for.
+    sweeps: of --sweep-tokens.
     """
 
     schema_version: int
@@ -344,3 +379,4 @@ class Report:
     left_out: tuple[str, ...]
     allow_skip: bool
     original_model: OriginalInfo | None = None
+    sweeps: tuple[Sweep, ...] = ()

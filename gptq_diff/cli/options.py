@@ -86,15 +86,34 @@ Out = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")]
 Capture = Annotated[
-    CaptureMode,
-    typer.Option("--capture", help="Tensors to keep: those of bad layers, all of them, or all within the budget."),
+    CaptureMode | None,
+    typer.Option(
+        "--capture",
+        help="Tensors to keep: those of bad layers, all of them, or all within the budget.",
+        show_default="auto, with --sweep-tokens stats",
+    ),
 ]
 CaptureBudget = Annotated[
     int,
     typer.Option("--capture-budget", metavar="SIZE", parser=parse_size, help="Bytes of tensors to keep, such as 2GB."),
 ]
 MaxNewTokens = Annotated[
-    int, typer.Option("--max-new-tokens", min=1, help="Tokens to generate; 1 is the prefill alone.")
+    int | None,
+    typer.Option(
+        "--max-new-tokens",
+        min=1,
+        help="Tokens to generate; 1 is the prefill alone.",
+        show_default="8, with --sweep-tokens 1",
+    ),
+]
+SweepTokens = Annotated[
+    str | None,
+    typer.Option(
+        "--sweep-tokens",
+        metavar="A:B[:STEP]",
+        help="Bring every prompt to A, A + STEP, ... B tokens, and say at which lengths the verdict changes.",
+        show_default="prompts as they are",
+    ),
 ]
 Repeats = Annotated[
     int, typer.Option("--repeats", min=1, help="Run every prompt so often; from 2 on determinism is judged.")

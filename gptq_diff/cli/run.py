@@ -23,9 +23,10 @@ def run(
     original: o.Original = None,
     out: o.Out = None,
     overwrite: o.Overwrite = False,
-    capture: o.Capture = o.CaptureMode.AUTO,
+    capture: o.Capture = None,
     capture_budget: o.CaptureBudget = 2_000_000_000,
-    max_new_tokens: o.MaxNewTokens = 8,
+    max_new_tokens: o.MaxNewTokens = None,
+    sweep_tokens: o.SweepTokens = None,
     repeats: o.Repeats = 1,
     teacher_force: o.TeacherForce = False,
     system: o.System = None,
@@ -45,7 +46,10 @@ def run(
     """Run a checkpoint on every backend, judge every quantised linear, name the first that breaks."""
     wait_without_spinning()
     from gptq_diff.session.prepare import PromptSource, prepare, prepare_model
+    from gptq_diff.session.sweep import parse_lengths
 
+    sweep = parse_lengths(sweep_tokens) if sweep_tokens is not None else None
+    capture = capture or (o.CaptureMode.AUTO if sweep is None else o.CaptureMode.STATS)
     asked = prepare(
         prepare_model(model, download=download),
         prepare_model(reference_model, download=download) if reference_model else None,
@@ -56,7 +60,8 @@ def run(
         trust_remote_code=trust_remote_code,
         capture=capture.value,
         capture_budget=capture_budget,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens or (8 if sweep is None else 1),
+        sweep=sweep,
         repeats=repeats,
         teacher_force=teacher_force,
         device=device,

@@ -16,6 +16,7 @@ from gptq_diff.records import Finding, Judgement, Report, Result
 from gptq_diff.report.cleaned import cleaned
 from gptq_diff.report.costs import cost_table
 from gptq_diff.report.quantisation import quantisation_line, quantisation_table
+from gptq_diff.report.sweeps import at_the_changes, sweep_lines
 from gptq_diff.text import one_line
 
 LARGEST = 65504.0
@@ -57,7 +58,11 @@ def show(
     worst = worst_result(report)
     rows = judged.get((worst.backend, worst.prompt), ()) if worst is not None else ()
     report = cleaned(report, one_line)
+    if not every_layer:
+        report = at_the_changes(report)
     console.print(backend_table(report, console.width))
+    for line in sweep_lines(report):
+        console.print(Text(line, style="bold"))
     worst = worst_result(report)
     if worst is not None and worst.first_bad is not None:
         table = layer_table(worst, rows, len(rows) if every_layer else NEIGHBOURS)

@@ -9,6 +9,7 @@ from typing import Any
 from gptq_diff.errors import CannotJudge
 from gptq_diff.memory import NOTHING, MemoryUse
 from gptq_diff.records import ModelInfo, OriginalInfo, Prompt
+from gptq_diff.session.sweep import Lengths
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Asked:
     device: --device; "" leaves it to each engine.
     capture: "auto", "full" or "stats"; capture_budget in bytes.
     tensor_parallel: processes that share a model, for the engines that can; the others use one.
+    sweep: the lengths that the prompts were brought to (--sweep-tokens).
     """
 
     model: Path
@@ -58,6 +60,7 @@ class Asked:
     allow_skip: bool = False
     full_hash: bool = False
     original: Path | None = None
+    sweep: Lengths | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class RunRecord:
     state: "running" until every backend has ended, then "captured", then "finished"; "interrupted" after Ctrl-C.
     quantized: every quantised linear of the checkpoint; not_read: those the reader leaves out, with the reason.
     left_out: what --capture dropped, in words. full_hash: the fingerprints are over every byte. original: --original's.
+    sweep: --sweep-tokens.
     """
 
     schema_version: int
@@ -106,6 +110,7 @@ class RunRecord:
     left_out: tuple[str, ...] = ()
     full_hash: bool = False
     original: OriginalInfo | None = None
+    sweep: Lengths | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -127,6 +132,8 @@ class RunRecord:
             )  # fmt: skip
             original = raw.get("original")
             values["original"] = None if original is None else OriginalInfo(**original)
+            sweep = raw.get("sweep")
+            values["sweep"] = None if sweep is None else Lengths(**sweep)
             for key in ("quantized", "left_out"):
                 values[key] = tuple(raw[key])
             return RunRecord(**values)

@@ -46,6 +46,7 @@ def start_record(asked: Asked, model: Checkpoint, judge: Checkpoint) -> RunRecor
         capture_budget=asked.capture_budget, repeats=asked.repeats, teacher_force=asked.teacher_force,
         allow_skip=asked.allow_skip, full_hash=asked.full_hash,
         original=None if asked.original is None else original_info(asked.original, full_hash=asked.full_hash),
+        sweep=asked.sweep,
     )  # fmt: skip
 
 

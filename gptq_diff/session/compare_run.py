@@ -16,6 +16,7 @@ from gptq_diff.report.cleaned import cleaned
 from gptq_diff.session.asked import BackendRecord, RunRecord
 from gptq_diff.session.decode import Decoder
 from gptq_diff.session.determinism import settle
+from gptq_diff.session.sweep import sweeps
 
 if TYPE_CHECKING:
     from gptq_diff.checkpoint.reader import Checkpoint
@@ -74,15 +75,17 @@ def report_run(run: RunDir, record: RunRecord, decoder: Decoder) -> Report:
         results.append(settle(result, run, backends[backend].finished, judgements))
     for reader in readers.values():
         reader.close()
+    infos = tuple(PromptInfo(p.id, p.tokens, p.sha256) for p in prompts)
     return cleaned(Report(
         schema_version=1, gptq_diff=gptq_diff.__version__, created=record.created, model=record.model,
         reference_model=record.reference_model, environment=record.environment, reference=record.reference,
-        prompts=tuple(PromptInfo(p.id, p.tokens, p.sha256) for p in prompts),
+        prompts=infos,
         verdict=verdict(results, len(record.quantized)), results=tuple(results),
         skipped_backends=tuple(
             SkippedBackend(b.name, b.failure, b.log, b.log_end) for b in record.backends if b.failure is not None
         ),
         left_out=record.left_out, allow_skip=record.allow_skip, original_model=record.original,
+        sweeps=() if record.sweep is None else sweeps(results, infos, record.sweep),
     ))  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from gptq_diff.records import Prompt
 from gptq_diff.session.asked import Asked, Backend
 from gptq_diff.session.original import check_original, check_reference, with_original
 from gptq_diff.session.same_shape import check_same_shape
+from gptq_diff.session.sweep import Lengths, swept
 from gptq_diff.suggest import nearest
 
 
@@ -128,7 +129,8 @@ def _check_device(device: object, ranks: object) -> None:
 
 def prepare(
     model: Path, reference_model: Path | None, source: PromptSource, stdin: BinaryIO, backends: str | None,
-    reference: str, *, trust_remote_code: bool, original: Path | None = None, **settings: object,
+    reference: str, *, trust_remote_code: bool, original: Path | None = None, sweep: Lengths | None = None,
+    **settings: object,
 ) -> Asked:  # fmt: skip
     """Check everything and put it together; settings are further fields of Asked."""
     _check_numbers(settings)
@@ -150,7 +152,9 @@ def prepare(
         if original is not None:
             check_original(checkpoint, original)
         prompts = prepare_prompts(source, stdin, checkpoint)
+        if sweep is not None:
+            prompts = swept(prompts, sweep, _number(checkpoint.config, "max_position_embeddings"))
     return Asked(
         model=model, reference_model=reference_model or model, prompts=prompts, backends=chosen, reference=reference,
-        trust_remote_code=trust_remote_code, original=original, **settings,  # type: ignore[arg-type]
+        trust_remote_code=trust_remote_code, original=original, sweep=sweep, **settings,  # type: ignore[arg-type]
     )  # fmt: skip
