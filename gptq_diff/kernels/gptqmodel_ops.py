@@ -29,19 +29,27 @@ TUNING = (8, False, False)
 """As auto_gptq sets it: rows from which exllama v1 reconstructs, no remapping inside the kernel, half2 arithmetic."""
 BY_ROWS = False
 """force_cuda: whether exllama v2 stays on its fused path whatever the rows."""
+LAST_BUFFERS = "gptq_diff_last_buffers"
+"""Attribute of exllama v1's module: the buffers that it holds, which it cannot be asked for."""
 MOST_ROWS = 2048
 """Rows that exllama v1's buffer for reordered activations takes, as auto_gptq sizes it (desc_act only)."""
 
 
 class ExllamaV1(LiveExllama):
-    """auto_gptq's exllama v1; ops: its module `exllama_kernels`, whose settings and buffers are global."""
+    """auto_gptq's exllama v1; ops: its module `exllama_kernels`, whose settings and buffers are global.
+
+    The module keeps the two buffers that were handed to it last, and does not check that a weight fits: its reconstruct
+    path would write the dequantised weight beyond a smaller one, into memory of others. So they only ever grow here,
+    and whoever called the module last, a call hands over its own.
+    """
 
     fused = V1
 
     def __init__(self, ops: Any, path: str | None = None, device: str = "cuda:0") -> None:
         super().__init__("auto-gptq-exllama", path, device)
         self._ops = ops
-        self._buffers: tuple[torch.Tensor, ...] = ()
+        nothing = torch.empty((0, 0), dtype=torch.float16)
+        self._buffers = (nothing, nothing)  # of reordered activations, and of a dequantised weight
         ops.set_tuning_params(*TUNING)
 
     def supports(self, spec: LayerSpec) -> Support:
@@ -49,21 +57,40 @@ class ExllamaV1(LiveExllama):
         return _v1_only(spec) or super().supports(spec)
 
     def prepare(self, linear: PackedLinear) -> Prepared:
-        """The weight copied, and the module's global buffers sized for it, as auto_gptq does after loading."""
+        """The weight copied, and room for it and for its reordered activations, as auto_gptq makes after loading."""
         spec, device = linear.spec, torch.device(self._device)
         rows = MOST_ROWS if linear.g_idx is not None else 1
-        state = torch.zeros((rows, max(spec.in_features, spec.out_features)), dtype=torch.float16, device=device)
-        weight = torch.zeros((1, spec.in_features * spec.out_features), dtype=torch.float16, device=device)
-        self._ops.prepare_buffers(device, state, weight)
-        self._buffers = (state, weight)
+        state, weight = self._buffers
+        larger = (
+            _grown(state, rows, max(spec.in_features, spec.out_features), device),
+            _grown(weight, 1, spec.in_features * spec.out_features, device),
+        )
+        if larger[0] is not state or larger[1] is not weight:
+            self._buffers = larger
         qweight, qzeros, scales = on_device(linear, device)
         order = _absent() if linear.g_idx is None else linear.g_idx.to(device="cpu", dtype=torch.int32)
+        self._hand_over()
         handle = self._ops.make_q4(qweight, qzeros, scales, order, device.index or 0)
         return Prepared(handle, spec.out_features, (qweight, qzeros, scales, order))
 
     def call(self, x_MK: torch.Tensor, handle: int, out_MN: torch.Tensor) -> None:
         """q4_matmul."""
+        self._hand_over()
         self._ops.q4_matmul(x_MK, handle, out_MN)
+
+    def _hand_over(self) -> None:
+        """prepare_buffers, where the module has others than these: every call of it keeps three streams for good."""
+        if getattr(self._ops, LAST_BUFFERS, None) is not self._buffers:
+            self._ops.prepare_buffers(torch.device(self._device), *self._buffers)
+            setattr(self._ops, LAST_BUFFERS, self._buffers)
+
+
+def _grown(buffer: torch.Tensor, rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    """The buffer itself where it has that many rows and columns, else a larger one."""
+    if buffer.shape[0] >= rows and buffer.shape[1] >= columns:
+        return buffer
+    shape = (max(rows, buffer.shape[0]), max(columns, buffer.shape[1]))
+    return torch.zeros(shape, dtype=torch.float16, device=device)
 
 
 class ExllamaV2(LiveExllama):

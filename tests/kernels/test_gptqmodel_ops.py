@@ -53,6 +53,8 @@ class Ops:
 
     def multiply(self, x_MK: torch.Tensor, handle: int, out_MN: torch.Tensor) -> None:
         w_KN = self.weights[handle]
+        if self.buffers and len(x_MK) > self.rows:  # exllama v1 reconstructs there, and does not check that it fits
+            assert self.buffers[-1][1].numel() >= w_KN.numel()
         y_MN = x_MK.double() @ w_KN.double()
         out_MN.copy_(y_MN if len(x_MK) > self.rows else y_MN * (1 + 2.0**-9))
 
@@ -204,6 +206,23 @@ def test_exllama_v1_is_set_up_as_auto_gptq_does() -> None:
     ops = kernel._ops  # type: ignore[attr-defined]
     assert ops.tuning == (8, False, False)
     assert tuple(ops.buffers[0][0].shape) == (2048, 128)
+
+
+def test_exllama_v1_has_room_for_a_weight_whatever_was_prepared_after_it() -> None:
+    """Its buffers are the module's own: a smaller weight prepared later, by whomever, must not leave too little."""
+    ops = Ops(V1_ROWS, v2=False)
+    first, second = ExllamaV1(ops, None, "cpu"), ExllamaV1(ops, None, "cpu")
+    packed = linear(k=4096)
+    x = torch.randn((20, 4096), generator=torch.Generator().manual_seed(2)).to(torch.float16)
+    large = first.prepare(packed)
+    assert first.fused_rows == V1_ROWS  # prepares a small weight to find out
+    second.prepare(linear(k=128))
+    torch.testing.assert_close(
+        first.run(x, large).double(), x.double() @ dequantise(packed, torch.float64), rtol=4e-3, atol=4e-3
+    )
+    handed = len(ops.buffers)
+    first.run(x, large)
+    assert len(ops.buffers) == handed  # the module keeps streams for every time it is handed some
 
 
 @pytest.mark.parametrize(
