@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,76 @@ def prompt_of(key: str) -> str:
 
 
 @dataclass(frozen=True)
+class LinearCall:
+    """One call of a kernel on rows of a stored x, made so often, and what of y is kept.
+
+    rows: of the stored x, in the order they are given to the kernel; one may come several times.
+    halvings: x is divided by two so often before.
+    kept: spans (first, last + 1) of K that are left of x, zero elsewhere; empty for all of it. zero: x is all zeros.
+    repeats: calls made. dirty: memory of the sizes of y is filled with NaN and freed before each, so that the allocator
+    hands it out again: best effort, nobody can make it do so.
+    keep: rows of y, as given to the kernel, that are stored; empty for all of them.
+    """
+
+    name: str
+    rows: tuple[int, ...]
+    halvings: int = 0
+    kept: tuple[tuple[int, int], ...] = ()
+    zero: bool = False
+    repeats: int = 1
+    dirty: bool = False
+    keep: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LinearJob:
+    """Calls of one kernel mode on one linear by itself.
+
+    x: safetensors file with the tensor "x" [M, K], absolute. out: safetensors file to write, by rename; absolute.
+    """
+
+    backend: str
+    kernel: str
+    layer: str
+    x: str
+    calls: tuple[LinearCall, ...]
+    out: str
+
+    @property
+    def key(self) -> str:
+        """What it is told by: the file that it writes."""
+        return self.out
+
+
+AnyJob = Union[Job, LinearJob]
+
+
+def _job_from(raw: dict[str, Any]) -> AnyJob:
+    """A capture, or calls of a linear, which are told by having any."""
+    values = dict(raw)
+    if "calls" not in values:
+        values["token_ids"] = tuple(values["token_ids"])
+        values["forced"] = None if values["forced"] is None else tuple(values["forced"])
+        return Job(**values)
+    values["calls"] = tuple(_call_from(call) for call in values["calls"])
+    return LinearJob(**values)
+
+
+def _call_from(raw: dict[str, Any]) -> LinearCall:
+    values = {**raw, "rows": tuple(raw["rows"]), "keep": tuple(raw["keep"])}
+    values["kept"] = tuple((first, last) for first, last in raw["kept"])
+    return LinearCall(**values)
+
+
+@dataclass(frozen=True)
 class WorkerSpec:
     """One load of an engine and the jobs that share it.
 
     model: checkpoint directory, absolute. events: file for the worker's JSON lines, absolute.
     parent: process id whose end ends the worker too. route: Preset.route. tensor_parallel: LoadSpec.tensor_parallel.
     original: LoadSpec.original; "" for none.
+    follow_up: directory, absolute, where further jobs come after these ("" for none): see `round_file`.
+    room: tokens that a further job may need, prompt and answer together.
     """
 
     engine: str
@@ -67,15 +132,19 @@ class WorkerSpec:
     seed: int
     events: str
     parent: int
-    jobs: tuple[Job, ...]
+    jobs: tuple[AnyJob, ...]
     route: str = ""
     tensor_parallel: int = 1
     original: str = ""
+    follow_up: str = ""
+    room: int = 0
 
     @property
     def longest(self) -> int:
         """Tokens that the longest job needs, prompt and answer together."""
-        return max(len(job.token_ids) + job.max_new_tokens for job in self.jobs)
+        captures = (job for job in self.jobs if isinstance(job, Job))
+        needed = [len(job.token_ids) + job.max_new_tokens for job in captures]
+        return max([self.room, *needed])
 
     def write(self, path: Path) -> None:
         """As JSON."""
@@ -85,11 +154,27 @@ class WorkerSpec:
     def read(path: Path) -> WorkerSpec:
         """The spec in that file."""
         raw = json.loads(path.read_text(encoding="utf-8"))
-        jobs = raw.pop("jobs")
-        for job in jobs:
-            job["token_ids"] = tuple(job["token_ids"])
-            job["forced"] = None if job["forced"] is None else tuple(job["forced"])
-        return WorkerSpec(jobs=tuple(Job(**job) for job in jobs), **raw)
+        jobs = tuple(_job_from(job) for job in raw.pop("jobs"))
+        return WorkerSpec(jobs=jobs, **raw)
+
+
+def round_file(follow_up: Path, number: int) -> Path:
+    """Where the worker looks for its further jobs: the first round is number 1."""
+    return follow_up / f"round-{number}.json"
+
+
+def hand_out(jobs: Sequence[AnyJob], path: Path) -> None:
+    """Write a round of further jobs, whole or not at all; none of them ends the worker."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps([asdict(job) for job in jobs], ensure_ascii=False), encoding="utf-8")
+    part.replace(path)
+
+
+def handed_out(path: Path) -> tuple[AnyJob, ...] | None:
+    """The jobs of that round; None while it has not been handed out."""
+    if not path.exists():
+        return None
+    return tuple(_job_from(job) for job in json.loads(path.read_text(encoding="utf-8")))
 
 
 class Events:

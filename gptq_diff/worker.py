@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
 from gptq_diff.errors import GptqDiffError
-from gptq_diff.jobs import Events, Job, WorkerSpec
+from gptq_diff.jobs import AnyJob, Events, Job, LinearJob, WorkerSpec, handed_out, round_file
 from gptq_diff.memory import ran_out_of_gpu_memory
 from gptq_diff.processes import end_descendants
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from gptq_diff.capture.tap import Call
     from gptq_diff.engines.base import Engine
 
+POLL_SECONDS = 0.02
+"""Between two looks for further jobs."""
 FREE_SOME = "free memory of the GPU, or give a smaller model, shorter prompts, or another --device"
 
 
@@ -89,22 +92,92 @@ def run_job(engine: Engine, job: Job, events: Events, index: int) -> None:
     writer.finish(manifest, generation.first_logits_V)
 
 
-def work(spec: WorkerSpec, events: Events) -> None:
-    """Load, then every job in order; jobs of one kernel mode follow each other, so the kernel is made once."""
+Further = Callable[[int], "tuple[AnyJob, ...]"]
+"""Waits for that round of further jobs, the first being number 1; none of them ends the work."""
+
+
+def further_jobs(follow_up: Path) -> Further:
+    """Rounds that the parent hands out as files in that directory."""
+
+    def wait(number: int) -> tuple[AnyJob, ...]:
+        path = round_file(follow_up, number)
+        while (jobs := handed_out(path)) is None:
+            time.sleep(POLL_SECONDS)
+        return jobs
+
+    return wait
+
+
+class Hands:
+    """Works through jobs on one loaded engine; jobs of one kernel mode follow each other, so it is made once.
+
+    Jobs are told to the parent by their number, counted over all rounds.
+    """
+
+    def __init__(self, engine: Engine, events: Events) -> None:
+        self._engine = engine
+        self._events = events
+        self._kernel: str | None = None
+        self._number = 0
+
+    def work(self, jobs: Sequence[AnyJob]) -> None:
+        """All of them, in order."""
+        for job in jobs:
+            if isinstance(job, LinearJob):
+                self._linear(job)
+            else:
+                self._capture(job)
+            self._number += 1
+
+    def _capture(self, job: Job) -> None:
+        self._use(job.kernel)
+        self._events.say("job", job=self._number, layers=len(self._engine.tapped))
+        run_job(self._engine, job, self._events, self._number)
+        # by now the engine knows where paths change
+        self._events.say("done", job=self._number, versions=self._engine.versions(), gpu=self._engine.gpu_peak())
+
+    def _linear(self, job: LinearJob) -> None:
+        """An expected error costs this job alone: nothing of the engine depends on it."""
+        from gptq_diff.engines.linear_calls import run_linear_job
+
+        self._events.say("linear", job=self._number, layer=job.layer, calls=len(job.calls))
+        refused = None
+        try:
+            self._use(job.kernel)
+            run_linear_job(self._engine, job)
+        except GptqDiffError as e:
+            refused = str(e)
+        self._events.say("linear-done", job=self._number, refused=refused, gpu=self._engine.gpu_peak())
+
+    def _use(self, kernel: str) -> None:
+        if kernel != self._kernel:
+            self._kernel = None  # where it fails half-way, none is in force
+            self._engine.use_kernel(kernel)
+            self._kernel = kernel
+
+
+def work(spec: WorkerSpec, events: Events, further: Further | None = None) -> None:
+    """Load, then every job in order, then round after round of further ones.
+
+    further: where they come from; the files of spec.follow_up, if there is none given.
+    """
     started = time.perf_counter()
     engine = load_engine(spec)
     events.say(
         "loaded", seconds=round(time.perf_counter() - started, 3), versions=engine.versions(), gpu=engine.gpu_peak()
     )
-    kernel = None
-    for index, job in enumerate(spec.jobs):
-        if job.kernel != kernel:
-            engine.use_kernel(job.kernel)
-            kernel = job.kernel
-        events.say("job", job=index, layers=len(engine.tapped))
-        run_job(engine, job, events, index)
-        # by now the engine knows where paths change
-        events.say("done", job=index, versions=engine.versions(), gpu=engine.gpu_peak())
+    hands = Hands(engine, events)
+    hands.work(spec.jobs)
+    if further is None and spec.follow_up:
+        further = further_jobs(Path(spec.follow_up))
+    number = 0
+    while further is not None:
+        number += 1
+        events.say("waiting", round=number)
+        jobs = further(number)
+        if not jobs:
+            break
+        hands.work(jobs)
     events.say("end")
 
 

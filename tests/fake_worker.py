@@ -48,6 +48,10 @@ def at_job(backend, prompt):
 {job}
 
 
+def at_further(backend, name):
+{further}
+
+
 def at_end():
 {end}
 
@@ -56,32 +60,54 @@ note("pids", os.getpid())
 at_start()
 say("loaded", seconds=0.5, versions={{"fake": "1.0"}})
 for index, job in enumerate(spec["jobs"]):
+    if "layer" in job:
+        note("further", job["backend"] + "/" + job["layer"])
+        say("linear-done", job=index, refused=at_further(job["backend"], job["layer"]))
+        continue
     say("job", job=index, layers=2)
     at_job(job["backend"], job["prompt"])
     say("done", job=index)
     note("done", job["backend"] + "/" + job["prompt"])
+number, index = 0, len(spec["jobs"])
+while spec["follow_up"]:
+    number += 1
+    say("waiting", round=number)
+    at_further(None, number)
+    file = os.path.join(spec["follow_up"], "round-%d.json" % number)
+    while not os.path.exists(file):
+        time.sleep(0.01)
+    with open(file) as handed:
+        jobs = json.load(handed)
+    if not jobs:
+        break
+    for job in jobs:
+        note("further", job["backend"] + "/" + job["layer"])
+        refused = at_further(job["backend"], job["layer"])
+        say("linear-done", job=index, refused=refused)
+        index += 1
 say("end")
 at_end()
 """
 
 
 class FakeWorker:
-    """An executable in `folder` that acts as the interpreter of a Load; start, job, end: Python code to run there.
+    """An executable in `folder` that acts as the interpreter of a Load; start, job, further, end: Python code to run.
 
-    In `job`, `backend` and `prompt` say which one it is.
+    In `job`, `backend` and `prompt` say which one it is. In `further`, `backend` and `name` (the layer) do, and what it
+    returns is why the job is refused; it also runs when the worker has said that it waits: backend is None then.
     """
 
-    def __init__(self, folder: Path, *, start: str = "pass", job: str = "pass", end: str = "pass") -> None:
+    def __init__(
+        self, folder: Path, *, start: str = "pass", job: str = "pass", further: str = "pass", end: str = "pass"
+    ) -> None:
         self.folder = folder
         self.notes = folder / "notes"
         self.notes.mkdir(parents=True)
         self.python = folder / "fake-python"
         self.log = folder / "logs" / "fake.log"
-        self.python.write_text(
-            SCRIPT.format(
-                python=sys.executable, notes=str(self.notes), start=_body(start), job=_body(job), end=_body(end)
-            )
-        )
+        code = {"start": start, "job": job, "further": further, "end": end}
+        bodies = {name: _body(body) for name, body in code.items()}
+        self.python.write_text(SCRIPT.format(python=sys.executable, notes=str(self.notes), **bodies))
         self.python.chmod(0o755)
 
     def load(self, *backends: str, prompts: tuple[str, ...] = ("short",), timeout: float | None = 30.0) -> Load:

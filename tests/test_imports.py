@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stage": {"errors"},
     "exit_codes": NOUNS,
     "judged_file": NOUNS,
+    "diagnosed_file": NOUNS,
     "toml_file": {"errors"},
     "config_file": {"errors", "suggest", "toml_file"},
     "presets": NOUNS | {"suggest"},
@@ -46,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "numerics": NOUNS,
     "kernels": PURE,
     "capture": NOUNS | {"checkpoint", "jobs", "numerics"},
-    "engines": PURE | {"capture"},
+    "engines": PURE | {"capture", "jobs"},
     "worker": PURE | {"capture", "engines", "jobs", "memory", "processes"},
     "launch": NOUNS | {"jobs", "log_end", "memory", "presets", "processes", "stage", "text"},
     "models": NOUNS | {"checkpoint", "numerics"},
@@ -55,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": NOUNS | {"judged_file", "text"},
     "session": PURE
     | {"capture", "compare", "diagnose", "environment", "environments", "hosts", "jobs", "launch", "memory", "models"}
-    | {"presets", "prompts", "suggest", "judged_file", "report", "stage", "text"},
+    | {"presets", "prompts", "suggest", "judged_file", "diagnosed_file", "report", "stage", "text"},
     "cases": NOUNS | {"config_file", "models", "presets", "prompts", "session", "suggest", "text", "toml_file"},
     "__main__": {"cli"},
 }

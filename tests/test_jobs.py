@@ -1,11 +1,32 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gptq_diff.jobs import EventReader, Events, Job, WorkerSpec, capture_key, prompt_of
+from gptq_diff.jobs import (
+    EventReader,
+    Events,
+    Job,
+    LinearCall,
+    LinearJob,
+    WorkerSpec,
+    capture_key,
+    hand_out,
+    handed_out,
+    prompt_of,
+    round_file,
+)
+
+LINEAR = LinearJob(
+    "vllm-gptq", "gptq-by-rows", "model.layers.1.mlp.down_proj", "/x", (
+        LinearCall("plain", (0, 1, 2)),
+        LinearCall("all", (0, 0, 4), halvings=3, kept=((0, 128), (256, 300)), repeats=20, dirty=True, keep=(0, 2)),
+        LinearCall("nothing", (1,), zero=True),
+    ), "/out/层",
+)  # fmt: skip
 
 
 def job(**changes: object) -> Job:
@@ -24,6 +45,38 @@ def test_a_spec_survives_its_file(tmp_path: Path) -> None:
     )  # fmt: skip
     spec.write(tmp_path / "spec.json")
     assert WorkerSpec.read(tmp_path / "spec.json") == spec
+
+
+def test_a_spec_of_an_earlier_version_can_be_read(tmp_path: Path) -> None:
+    """One without what was added since: no linear by itself, no further jobs."""
+    spec = WorkerSpec("transformers", "/model", "float16", "cpu", True, 2, 7, "/events", 123, (job(),))
+    spec.write(tmp_path / "spec.json")
+    raw = json.loads((tmp_path / "spec.json").read_text())
+    for key in ("follow_up", "room"):
+        del raw[key]
+    (tmp_path / "spec.json").write_text(json.dumps(raw))
+    assert WorkerSpec.read(tmp_path / "spec.json") == spec
+
+
+def test_both_kinds_of_jobs_survive_their_file(tmp_path: Path) -> None:
+    """In the spec as well as in a round of further ones; before that there are none, and an empty round is one."""
+    spec = WorkerSpec("vllm", "/m", "float16", "cpu", True, 2, 7, "/e", 1, (job(), LINEAR), follow_up="/f", room=60)
+    spec.write(tmp_path / "spec.json")
+    assert WorkerSpec.read(tmp_path / "spec.json") == spec
+    first = round_file(tmp_path, 1)
+    assert handed_out(first) is None
+    hand_out([LINEAR, job(forced=(1,))], first)
+    assert handed_out(first) == (LINEAR, job(forced=(1,)))
+    hand_out([], round_file(tmp_path, 2))
+    assert handed_out(round_file(tmp_path, 2)) == ()
+
+
+def test_the_longest_job_counts_with_what_may_come() -> None:
+    """Room for further prompts, and none needed by a linear alone."""
+    spec = WorkerSpec("vllm", "/m", "float16", "cpu", True, 2, 7, "/e", 1, (job(), LINEAR))
+    assert spec.longest == 5
+    assert replace(spec, room=61).longest == 61
+    assert replace(spec, jobs=(LINEAR,)).longest == 0
 
 
 def test_no_two_captures_share_a_key() -> None:

@@ -5,19 +5,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gptq_diff import worker
+from gptq_diff.capture.products import read_products
 from gptq_diff.capture.store import CaptureReader
-from gptq_diff.engines.base import Engine, Generation
+from gptq_diff.engines.base import Engine, Generation, LoadSpec
+from gptq_diff.engines.hf import HfEngine
 from gptq_diff.errors import BackendError
-from gptq_diff.jobs import EventReader, Events, Job, WorkerSpec
+from gptq_diff.jobs import EventReader, Events, Job, LinearCall, LinearJob, WorkerSpec, hand_out, round_file
 from gptq_diff.launch import Load, Outcome, run_load
 from gptq_diff.stage import stage_package
 
@@ -153,6 +156,89 @@ def test_too_little_gpu_memory_is_one_sentence(
     assert events[-1]["message"] == "ran out of GPU memory: CUDA out of memory. Tried to allocate 2.00 GiB."
     assert events[-1]["hint"].startswith("free memory of the GPU")
     assert "Traceback" in capfd.readouterr().err
+
+
+DOWN = "model.layers.1.mlp.down_proj"
+
+
+def linear_job(folder: Path, kernel: str, *calls: LinearCall, layer: str = DOWN) -> LinearJob:
+    x_MK = torch.randn((6, 256), generator=torch.Generator().manual_seed(1)).to(torch.float16)
+    save_file({"x": x_MK}, folder / "x.safetensors")
+    return LinearJob(kernel, kernel, layer, str(folder / "x.safetensors"), calls, str(folder / f"{kernel}.y"))
+
+
+def test_a_linear_by_itself_leaves_its_products(tiny_model: Path, tmp_path: Path) -> None:
+    """Calls of another number of rows, repeated, with dirt left in free memory; what was asked for of y is stored."""
+    job = linear_job(
+        tmp_path, "sim-gptq",
+        LinearCall("plain", (0, 1, 2)), LinearCall("many", (3,) * 51, keep=(0, 50)),
+        LinearCall("again", (0, 1, 2), repeats=3, dirty=True), LinearCall("nothing", (4,), zero=True),
+    )  # fmt: skip
+    spec = replace(spec_of(tiny_model, tmp_path, "sim-gptq"), jobs=(job,))
+    code, events = run_main(spec, tmp_path)
+    assert code == 0
+    assert [(e["event"], e.get("job"), e.get("refused")) for e in events] == [
+        ("loaded", None, None), ("linear", 0, None), ("linear-done", 0, None), ("end", None, None),
+    ]  # fmt: skip
+    found = read_products(Path(job.out))
+    assert {name: (tuple(p.y_RMN.shape), p.path) for name, p in found.items()} == {
+        "plain": ((1, 3, 128), "exllama-fast"), "many": ((1, 2, 128), "exllama-reconstruct"),
+        "again": ((3, 3, 128), "exllama-fast"), "nothing": ((1, 1, 128), "exllama-fast"),
+    }  # fmt: skip
+    assert not found["nothing"].y_RMN.any()
+    assert all(torch.equal(y_MN, found["plain"].y_RMN[0]) for y_MN in found["again"].y_RMN)
+    engine = HfEngine(LoadSpec("transformers", tiny_model, "float16", "cpu", False, 1, 0))
+    engine.use_kernel("sim-gptq")
+    x_MK = load_file(tmp_path / "x.safetensors")["x"]
+    assert torch.equal(found["plain"].y_RMN[0], engine.multiply(DOWN, x_MK[:3]).y_MN)
+
+
+def test_a_linear_that_cannot_be_run_costs_its_job_alone(tiny_model: Path, tmp_path: Path) -> None:
+    """A layer that is not there, a kernel that is not there: told with the reason, and the next job goes on."""
+    call = LinearCall("c", (0,))
+    jobs = (
+        linear_job(tmp_path, "fp16", call, layer="lm_head"), linear_job(tmp_path, "marlin", call),
+        linear_job(tmp_path, "exact", call),
+    )  # fmt: skip
+    code, events = run_main(replace(spec_of(tiny_model, tmp_path, "fp16"), jobs=jobs), tmp_path)
+    assert code == 0
+    assert [e["refused"] for e in events if e["event"] == "linear-done"] == [
+        "the present kernel does not run lm_head", "there is no kernel called 'marlin'", None,
+    ]  # fmt: skip
+    assert read_products(tmp_path / "exact.y")["c"].path == "exact"
+
+
+def test_further_jobs_are_worked_through_round_after_round(tiny_model: Path, tmp_path: Path) -> None:
+    """The worker waits for each, and counts its jobs over all of them; an empty one ends it."""
+    spec = replace(spec_of(tiny_model, tmp_path, "fp16"), follow_up=str(tmp_path))
+    first = linear_job(tmp_path, "fp16", LinearCall("c", (0,)))
+    capture = replace(spec.jobs[0], prompt="other", out=str(tmp_path / "other"))
+    hand_out([first], round_file(tmp_path, 1))
+    hand_out([capture], round_file(tmp_path, 2))
+    hand_out([], round_file(tmp_path, 3))
+    code, events = run_main(spec, tmp_path)
+    assert code == 0
+    told = [(e["event"], e.get("job", e.get("round"))) for e in events if e["event"] not in ("step", "loaded")]
+    assert told == [
+        ("job", 0), ("done", 0), ("waiting", 1), ("linear", 1), ("linear-done", 1), ("waiting", 2), ("job", 2),
+        ("done", 2), ("waiting", 3), ("end", None),
+    ]  # fmt: skip
+    assert CaptureReader(Path(capture.out)).manifest.prompt == "other"
+
+
+def test_rounds_come_as_files_while_the_worker_waits(tiny_model: Path, tmp_path: Path, staged: Path) -> None:
+    """The real worker in a process of its own; the parent plans with what the captures are."""
+    asked: list[int] = []
+
+    def plan(found: Sequence[Outcome]) -> list[LinearJob]:
+        asked.append(len(found[0].followed))
+        assert CaptureReader(tmp_path / "captures" / "fp16" / "short").manifest.steps == 3
+        return [linear_job(tmp_path, "fp16", LinearCall("c", (0,)))] if len(asked) == 1 else []
+
+    load = load_of(spec_of(tiny_model, tmp_path, "fp16"), tmp_path, staged)
+    (outcome,) = run_load(load, lambda backend, event: None, plan)
+    assert (outcome.failure, outcome.further_failure, asked) == (None, None, [0, 1])
+    assert read_products(Path(outcome.followed[0]))["c"].path == "fp16"
 
 
 def test_gpu_memory_is_told_after_loading_and_after_every_job(

@@ -57,7 +57,7 @@ def damaged(path: Path, what: object) -> CaptureError:
     return CaptureError(f"{path} is damaged: {what}", "run the capture again")
 
 
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """One safetensors file, by rename; tensors must be contiguous. CaptureError when it cannot be written."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -65,7 +65,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     part = path.with_name(path.name + ".part")
     with writing(path):
         try:
-            save_file(tensors, str(part))
+            save_file(tensors, str(part), metadata)
         except SafetensorError as e:
             raise OSError(_io_error(str(e))) from e
         part.replace(path)

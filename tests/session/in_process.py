@@ -15,8 +15,8 @@ import torch
 
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.errors import GptqDiffError
-from gptq_diff.jobs import Events
-from gptq_diff.launch import Listener, Load, Outcome
+from gptq_diff.jobs import AnyJob, Events
+from gptq_diff.launch import FollowUp, Listener, Load, Outcome
 from gptq_diff.records import Report, Result
 from gptq_diff.session.asked import Asked
 from gptq_diff.session.main_job import run_job
@@ -37,16 +37,25 @@ class Relayed(Events):
         self._hear({"event": event, **values})
 
 
-def run_here(load: Load, listen: Listener) -> list[Outcome]:
+def run_here(load: Load, listen: Listener, follow_up: FollowUp | None = None) -> list[Outcome]:
     """What gptq_diff.launch.run_load does, in this process."""
-    jobs = load.spec.jobs
+    jobs = list(load.spec.jobs)
     outcomes = {job.backend: Outcome(job.backend) for job in jobs}
     done: list[int] = []
 
+    def further(number: int) -> tuple[AnyJob, ...]:
+        assert follow_up is not None
+        asked = tuple(follow_up(list(outcomes.values())))
+        jobs.extend(asked)
+        return asked
+
     def hear(event: dict[str, Any]) -> None:
         job = jobs[event.get("job", len(done) if len(done) < len(jobs) else -1)]
-        if event["event"] == "done":
-            outcomes[job.backend].finished.append(job.key)
+        if event["event"] in ("done", "linear-done"):
+            outcome = outcomes[job.backend]
+            (outcome.finished if event["job"] < len(load.spec.jobs) else outcome.followed).append(job.key)
+            if event.get("refused"):
+                outcome.refused[job.key] = event["refused"]
             done.append(event["job"])
         elif event["event"] == "loaded":
             for outcome in outcomes.values():
@@ -54,7 +63,7 @@ def run_here(load: Load, listen: Listener) -> list[Outcome]:
         listen(job.backend, event)
 
     try:
-        work(load.spec, Relayed(hear))
+        work(load.spec, Relayed(hear), None if follow_up is None else further)
     except GptqDiffError as error:
         for name in dict.fromkeys(job.backend for job in jobs[len(done) :]):
             outcomes[name].failure = str(error)
