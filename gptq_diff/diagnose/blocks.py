@@ -1,0 +1,119 @@
+"""Which groups (or slices) of K went wrong, and in which way, from what each would do to y.
+
+What a change does to y is the sum of what it does in every block of K alone, so blocks can be chosen one after another
+and chosen again in the light of the others (coordinate descent), without computing a product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+MOST_BLOCKS = 12
+"""Blocks that are picked one after another, the one that explains most first."""
+SWEEPS = 3
+"""Times that every block chooses again."""
+WORTH = 2.0
+"""Squared expected roundings that a block must explain, on average over the columns."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """which_BC: int64 [B, C], the variant that a block takes in a column, -1 for none. gap2_C: squared error left."""
+
+    which_BC: torch.Tensor
+    gap2_C: torch.Tensor
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Those in which anything is chosen."""
+        return tuple(torch.nonzero((self.which_BC >= 0).any(dim=1)).flatten().tolist())
+
+
+class BlockSearch:
+    """gap_MC: float32, y - product. deltas: a variant each, float32 [B, M, C]. unit_C: what counts as one in a column.
+
+    by_column: a column may choose its own variant, or none; else all take the same.
+    """
+
+    def __init__(
+        self, gap_MC: torch.Tensor, deltas: list[torch.Tensor], unit_C: torch.Tensor, *, by_column: bool
+    ) -> None:
+        self.start_MC = gap_MC
+        self.delta_VBMC = torch.stack(deltas)
+        self.size2_VBC = self.delta_VBMC.square().sum(dim=2).double()
+        self.unit_C = unit_C
+        self.by_column = by_column
+        self.blocks = self.delta_VBMC.shape[1]
+
+    def run(self, enough: float) -> list[Choice]:
+        """Choices by different ways; enough: mean of squared error over unit at which nothing more is looked for."""
+        found = [self._greedy(enough)]
+        if float((found[0].gap2_C / self.unit_C).mean()) > enough and self.blocks > 1:
+            found.append(self._sweep(self._nothing()))
+            whole = self._whole()
+            found.append(self._sweep(whole))
+        return found
+
+    def _nothing(self) -> torch.Tensor:
+        return torch.full((self.blocks, len(self.unit_C)), -1)
+
+    def _whole(self) -> torch.Tensor:
+        """Every block the variant that, alone and everywhere, leaves least."""
+        total_VC = (self.start_MC - self.delta_VBMC.sum(dim=1)).square().sum(dim=1).double() / self.unit_C
+        best = total_VC.argmin(dim=0) if self.by_column else total_VC.sum(dim=1).argmin().expand(len(self.unit_C))
+        return best.expand(self.blocks, -1).clone()
+
+    def _greedy(self, enough: float) -> Choice:
+        which_BC = self._nothing()
+        gap_MC = self.start_MC.clone()
+        for _ in range(min(MOST_BLOCKS, self.blocks)):
+            total_B, best_BC = self._gains(gap_MC, range(self.blocks))
+            total_B[(which_BC >= 0).any(dim=1)] = 0.0
+            block = int(total_B.argmax())
+            if float(total_B[block]) <= WORTH:
+                break
+            which_BC[block] = best_BC[block]
+            gap_MC = gap_MC - self._of(block, best_BC[block])
+            gap_MC = self._choose_again(
+                which_BC, gap_MC, [b for b in range(self.blocks) if bool((which_BC[b] >= 0).any())]
+            )
+            if float((gap_MC.square().sum(dim=0).double() / self.unit_C).mean()) <= enough:
+                break
+        return Choice(which_BC, gap_MC.square().sum(dim=0).double())
+
+    def _sweep(self, which_BC: torch.Tensor) -> Choice:
+        gap_MC = self.start_MC.clone()
+        for block in range(self.blocks):
+            gap_MC -= self._of(block, which_BC[block])
+        for _ in range(SWEEPS):
+            gap_MC = self._choose_again(which_BC, gap_MC, list(range(self.blocks)))
+        return Choice(which_BC, gap_MC.square().sum(dim=0).double())
+
+    def _choose_again(self, which_BC: torch.Tensor, gap_MC: torch.Tensor, blocks: list[int]) -> torch.Tensor:
+        """Every block in turn, given the others; which_BC is changed, the new gap returned."""
+        for block in blocks:
+            without_MC = gap_MC + self._of(block, which_BC[block])
+            total_B, best_BC = self._gains(without_MC, [block])
+            chosen_C = best_BC[0] if float(total_B[0]) > WORTH else torch.full_like(which_BC[block], -1)
+            which_BC[block] = chosen_C
+            gap_MC = without_MC - self._of(block, chosen_C)
+        return gap_MC
+
+    def _of(self, block: int, which_C: torch.Tensor) -> torch.Tensor:
+        """What the choice of one block does to y, [M, C]."""
+        columns = torch.arange(len(which_C))
+        delta_MC = self.delta_VBMC[which_C.clamp_min(0), block, :, columns].T
+        return torch.where(which_C >= 0, delta_MC, 0.0)
+
+    def _gains(self, gap_MC: torch.Tensor, blocks: range | list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each of these blocks can take away, mean over the columns in units ([B]), and by which variants."""
+        at = list(blocks)
+        with_gap = torch.einsum("vbmc,mc->vbc", self.delta_VBMC[:, at], gap_MC).double()
+        gain_VBC = (2 * with_gap - self.size2_VBC[:, at]) / self.unit_C
+        if self.by_column:
+            best_BC, which_BC = gain_VBC.max(dim=0)
+            return best_BC.clamp_min(0.0).mean(dim=1), torch.where(best_BC > 0, which_BC, -1)
+        best_B, which_B = gain_VBC.mean(dim=2).max(dim=0)
+        return best_B, torch.where(best_B > 0, which_B, -1)[:, None].expand(-1, gap_MC.shape[1])

@@ -1,0 +1,148 @@
+"""Why one call went wrong, from its input and output alone: every cause that is found, with its evidence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from gptq_diff.compare.figures import LARGEST_HALF
+from gptq_diff.diagnose.case import Case, case_of
+from gptq_diff.diagnose.output_values import brain_outputs, clamped, common_factor
+from gptq_diff.diagnose.overflow.accumulators import explain_lost
+from gptq_diff.diagnose.overflow.base import Lost
+from gptq_diff.diagnose.search import ENOUGH, Search, State
+from gptq_diff.records import Finding
+
+if TYPE_CHECKING:
+    from gptq_diff.diagnose.parts import Source
+
+MOST_ROWS = 96
+"""Rows that hypotheses are tried on."""
+SAMPLE = (160, 32)
+"""Columns that hypotheses are tried on: so many that err, so many that do not."""
+AS_GOOD = 1.25
+"""Another explanation that leaves at most so many times as much cannot be told apart."""
+
+
+def explain_call(
+    source: Source, path: str, x_MK: torch.Tensor, y_MN: torch.Tensor, w_KN: torch.Tensor
+) -> list[Finding]:
+    """Findings on one captured call of a bad layer, surest first; one `unknown` where nothing explains it.
+
+    x_MK: [M, K] as captured. y_MN: [M, N] as captured, without bias. w_KN: float32, the exact weight.
+    """
+    case = case_of(source, path, x_MK, y_MN, w_KN)
+    if case is None:
+        return []
+    findings = []
+    lost = lost_outputs(case, x_MK, y_MN)
+    if lost is not None:
+        findings.append(explain_lost(lost))
+    if bool(case.bad.any()) or lost is None:
+        findings += explain_values(case)
+    return findings
+
+
+def lost_outputs(case: Case, x_MK: torch.Tensor, y_MN: torch.Tensor) -> Lost | None:
+    """Outputs that are not finite where the exact answer fits in float16; None where there are none."""
+    rows_M = case.rows_M
+    spoiled_N = ~case.source.own.scales.isfinite().all(dim=0)
+    lost_MN = ~torch.isfinite(y_MN[rows_M]) & (case.exact_MN.abs() < LARGEST_HALF) & ~spoiled_N
+    if not bool(lost_MN.any()):
+        return None
+    return Lost(case.source.own.linear, case.path, x_MK[rows_M].float(), lost_MN, case.exact_MN, rows_M)
+
+
+def explain_values(case: Case) -> list[Finding]:
+    """Finite outputs that err more than rounding explains."""
+    layer = case.source.spec.name
+    cut = clamped(case)
+    if cut:
+        return [Finding("clamp", 0.95, cut, layer, "values were cut off at one magnitude")]
+    case = case.some_rows(MOST_ROWS)
+    search = Search(case, sample(case.bad))
+    states = search.run()
+    best = states[0]
+    if not best.applied or not best.explains or search.share(best) < ENOUGH:
+        brain = brain_outputs(case)
+        if brain:
+            return [Finding("dtype", 0.9, brain, layer, "the result was rounded to bfloat16")]
+        return [unknown(case, search, best)]
+    equal = [s for s in states[1:] if _as_good(s, best) and causes_of(s).isdisjoint(causes_of(best))]
+    found = findings_of(case, search, best, 0.5 if equal else 0.95, _next_best(search, states))
+    for state in equal[:1]:
+        found += findings_of(case, search, state, 0.4, None)
+    return found
+
+
+def sample(bad_N: torch.Tensor) -> torch.Tensor:
+    """int64: columns that err, evenly over the layer, and some that do not; all alike where none stands out."""
+    bad, good = torch.nonzero(bad_N).flatten(), torch.nonzero(~bad_N).flatten()
+    if not len(bad):
+        bad, good = good, bad
+    chosen = [c[:: max(1, -(-len(c) // most))] if len(c) else c for c, most in zip((bad, good), SAMPLE)]
+    return torch.cat(chosen).sort().values
+
+
+def causes_of(state: State) -> set[str]:
+    """The causes that a state names."""
+    return {a.variant.cause for a in state.applied}
+
+
+def _as_good(state: State, best: State) -> bool:
+    return len(state.applied) <= len(best.applied) and state.explains and state.left < AS_GOOD * best.left
+
+
+def _next_best(search: Search, states: list[State]) -> str:
+    best = causes_of(states[0])
+    other = next((s for s in states[1:] if s.applied and not causes_of(s) & best), None)
+    if other is None:
+        return f"{search.tried} computations were tried; no other explains a part of it"
+    said = " and ".join(a.variant.cause for a in other.applied)
+    return f"{search.tried} computations were tried; the next best cause ({said}) leaves {other.left:.3g} times"
+
+
+def findings_of(case: Case, search: Search, state: State, confidence: float, ruled_out: str | None) -> list[Finding]:
+    """One finding a cause."""
+    found: dict[str, Finding] = {}
+    errs = int(case.bad.sum()) or case.exact_MN.shape[1]
+    for applied in state.applied:
+        what = f"y is what it would be if {applied.says}"
+        if applied.blocks is not None:
+            kind = "slices of 128 rows" if applied.variant.scope == "slices" else "groups"
+            what += f" in {kind} {_listed(applied.blocks)}"
+        evidence = [
+            what,
+            f"that leaves {state.left:.2g} times the expected rounding, of {search.start.left:.3g} "
+            f"({search.share(state):.2%} of the squared error); {errs} of {case.exact_MN.shape[1]} columns err",
+        ]
+        if len(state.applied) > 1:
+            evidence.append(f"{len(state.applied)} causes together")
+        if ruled_out:
+            evidence.append(ruled_out)
+        cause, layer = applied.variant.cause, case.source.spec.name
+        found.setdefault(cause, Finding(cause, confidence, tuple(evidence), layer, applied.says))
+    return list(found.values())
+
+
+def unknown(case: Case, search: Search, best: State) -> Finding:
+    """Nothing explains it: what is known of the error, and what was ruled out."""
+    errs = int(case.bad.sum())
+    evidence = [f"{errs or 'no single one'} of {case.exact_MN.shape[1]} columns err beyond rounding"]
+    factor = common_factor(case)
+    if factor:
+        evidence.append(factor)
+    tried = ", ".join(dict.fromkeys(v.cause for vs in search.families.values() for v in vs))
+    evidence.append(f"ruled out by {search.tried} computations: {tried}; bfloat16 outputs, values cut off")
+    if best.applied:
+        said = " and ".join(a.variant.cause for a in best.applied)
+        evidence.append(
+            f"the nearest ({said}) leaves {best.left:.3g} times the expected rounding, of {search.start.left:.3g}"
+        )
+    return Finding("unknown", 0.3, tuple(evidence), case.source.spec.name)
+
+
+def _listed(blocks: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, blocks[:8]))
+    return shown if len(blocks) <= 8 else f"{shown} and {len(blocks) - 8} more"

@@ -1,0 +1,46 @@
+"""What a hypothesis is: a way in which a product may have gone wrong, that can be computed and held against y."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+
+from gptq_diff.diagnose.parts import Parts, Source
+
+Change = Callable[[Parts, torch.Tensor], "Parts | None"]
+"""From the pieces of some columns (and their numbers, int64 [C]) to the wrong ones; None where it cannot apply."""
+After = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From the product as computed, unscaled [M, C] (and the columns' numbers), to what became of it."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of going wrong.
+
+    family: variants of one family may meet in one product (a zero point up here, down there). cause: contract.md.
+    says: "..., as if <says>". change: what it does to the pieces; None for nothing. after: what it does to the result.
+    scope: "groups" or "slices" (of 128 rows of K) where it may be so in some of them only; "" where it is whole or not
+    at all. in_columns: it may be so in some columns only.
+    """
+
+    family: str
+    cause: str
+    says: str
+    change: Change | None = None
+    after: After | None = None
+    scope: str = ""
+    in_columns: bool = True
+
+
+Maker = Callable[[Source], Iterator[Variant]]
+"""The variants of one family that make sense for a linear."""
+MAKERS: list[Maker] = []
+
+
+def hypothesis(maker: Maker) -> Maker:
+    """Enter a family into the list that `explain` goes through; the order is that of the files' names."""
+    MAKERS.append(maker)
+    return maker

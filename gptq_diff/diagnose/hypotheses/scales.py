@@ -1,0 +1,56 @@
+"""Scales taken from another group: the neighbour's, or groups of another size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from gptq_diff.diagnose.hypotheses.base import Variant, hypothesis
+from gptq_diff.diagnose.parts import Parts, Source
+
+
+def _rolled(by: int, parts: Parts, _columns: torch.Tensor, *, zeros: bool) -> Parts:
+    scales_GC = parts.scales_GC.roll(by, 0)
+    return parts.with_(scales_GC=scales_GC, zeros_GC=parts.zeros_GC.roll(by, 0) if zeros else parts.zeros_GC)
+
+
+def _regrouped(group_size: int, parts: Parts, _columns: torch.Tensor) -> Parts:
+    rows = torch.arange(len(parts.group_K))
+    return parts.with_(group_K=(rows // group_size).clamp_max(len(parts.scales_GC) - 1))
+
+
+@hypothesis
+def scales_of_another_group(source: Source) -> Iterator[Variant]:
+    """Shifted by one either way, pairs exchanged, or groups taken for twice or half as long."""
+    groups, spec = source.spec.groups, source.spec
+    if groups < 2:
+        return
+    for by, which in ((1, "before"), (-1, "after")):
+        says = f"scales were those of the group {which}"
+        yield Variant("scale-group", "scale-group", says, partial(_rolled, by, zeros=False), scope="groups")
+    if not spec.sym:
+        for by, which in ((1, "before"), (-1, "after")):
+            says = f"scales and zero points were those of the group {which}"
+            yield Variant("scale-group", "scale-group", says, partial(_rolled, by, zeros=True), scope="groups")
+    if not spec.desc_act:
+        for size in (spec.group_size * 2, spec.group_size // 2):
+            if 0 < size < spec.in_features:
+                says = f"groups were of {size} rows, not of {spec.group_size}"
+                yield Variant("group-size", "scale-group", says, partial(_regrouped, size))
+
+
+@hypothesis
+def scales_of_any_group(source: Source) -> Iterator[Variant]:
+    """The scales of one group used in another, whichever: exchanged rows of `scales`."""
+    groups = source.spec.groups
+    if not 2 < groups <= 64:
+        return
+    for other in range(2, groups - 1):
+
+        def from_afar(parts: Parts, _columns: torch.Tensor, other: int = other) -> Parts:
+            return parts.with_(scales_GC=parts.scales_GC.roll(other, 0))
+
+        says = "scales were those of another group"
+        yield Variant("any-group", "scale-group", says, from_afar, scope="groups")

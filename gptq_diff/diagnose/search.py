@@ -1,0 +1,209 @@
+"""Finding the hypotheses that reproduce a wrong product: alone, in part of it, or several at once.
+
+A beam search. A state is the pieces of the product (for a sample of columns) with some hypotheses applied, and the
+error that is left; from each the variants of one more family are tried, as a whole, in the groups or slices that they
+explain, and column by column. It ends when what is left is rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gptq_diff.compare.figures import FACTOR
+from gptq_diff.diagnose.blocks import BlockSearch
+from gptq_diff.diagnose.case import Case
+from gptq_diff.diagnose.hypotheses import MAKERS, Variant
+from gptq_diff.diagnose.mixing import blocks_of, in_some_columns, in_some_rows
+from gptq_diff.diagnose.parts import Parts
+
+BEAM = 4
+"""States that are followed at a time."""
+DEPTH = 3
+"""Hypotheses that may hold at once."""
+HELPS = 0.5
+"""A column takes a variant that leaves at most this share of its squared error."""
+ENOUGH = 0.75
+"""Share of the squared error that an explanation must explain."""
+GOES_ON = 1.6
+"""Times the expected rounding below which nothing more is looked for."""
+FEW_ROWS = 8
+"""Rows from which a column may choose for itself: with fewer, something always fits."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One hypothesis in a state.
+
+    variant: the first of its family that was used. says: all that were used, in words. columns: how many of the
+    sampled ones. blocks: groups or slices, ascending; None for all.
+    """
+
+    variant: Variant
+    says: str
+    columns: int
+    blocks: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class State:
+    """Pieces of the sampled columns with some hypotheses applied.
+
+    error2_C, floor2_C: float64, squared error and what rounding explains of it.
+    """
+
+    parts: Parts
+    after: tuple[Variant, ...]
+    applied: tuple[Applied, ...]
+    error2_C: torch.Tensor
+    floor2_C: torch.Tensor
+
+    @property
+    def mean2(self) -> float:
+        """Squared error over what rounding explains, mean over the columns."""
+        return float((self.error2_C / self.floor2_C).mean())
+
+    @property
+    def left(self) -> float:
+        """Error over expected rounding, root mean square over the columns."""
+        return math.sqrt(self.mean2)
+
+    @property
+    def explains(self) -> bool:
+        """Whether what is left is rounding."""
+        return self.left <= FACTOR
+
+
+class Search:
+    """The search over one case; columns: int64 [C], the sample that is looked at."""
+
+    def __init__(self, case: Case, columns: torch.Tensor) -> None:
+        self.case = case
+        self.columns = columns
+        self.families = _families(case)
+        self.start = self._state(case.source.parts(case.x_MK, columns), (), ())
+        self.tried = 0
+
+    def run(self) -> list[State]:
+        """States from best to worst of the first depth at which any explains y; else the best that was found."""
+        beam, best = [self.start], [self.start]
+        for _ in range(DEPTH):
+            found = [state for at in beam for state in self._expand(at)]
+            if not found:
+                break
+            found.sort(key=_rank)
+            best = sorted([*found, *best], key=_rank)
+            beam = found[:BEAM]
+            if best[0].explains and best[0].left <= GOES_ON:
+                break
+        return best
+
+    def share(self, state: State) -> float:
+        """Share of the squared error that the state explains, every column counted in units of its rounding."""
+        unit_C = self.start.floor2_C
+        return 1.0 - float((state.error2_C / unit_C).sum()) / max(float((self.start.error2_C / unit_C).sum()), 1e-300)
+
+    def _state(self, parts: Parts, after: tuple[Variant, ...], applied: tuple[Applied, ...]) -> State:
+        w_KC = parts.weight()
+        y_MC = parts.x_MK @ w_KC
+        for variant in after:
+            assert variant.after is not None
+            y_MC = variant.after(y_MC, self.columns)
+        error2_C = self.case.error2(y_MC, self.columns)
+        return State(parts, after, applied, error2_C, self.case.floor2(y_MC, w_KC, parts.x_MK))
+
+    def _expand(self, at: State) -> list[State]:
+        """One more family each; only states that leave clearly less than `at` does."""
+        used = {a.variant.family for a in at.applied}
+        found = []
+        for family, variants in self.families.items():
+            if family in used:
+                continue
+            states = self._of_family(at, variants)
+            found += [s for s in states if s.mean2 < ENOUGH * at.mean2]
+        return found
+
+    def _of_family(self, at: State, variants: Sequence[Variant]) -> list[State]:
+        wholes = [(v, state) for v in variants if (state := self._whole(at, v)) is not None]
+        self.tried += len(wholes)
+        found = [state for _, state in wholes]
+        may_choose = len(self.case.rows_M) >= FEW_ROWS
+        columnwise = [(v, s) for v, s in wholes if v.in_columns and v.change is not None]
+        if may_choose and columnwise:
+            found.append(self._by_column(at, columnwise))
+        blockwise = [(v, s) for v, s in wholes if v.scope]
+        if blockwise:
+            found += self._by_block(at, blockwise, by_column=may_choose)
+        return found
+
+    def _whole(self, at: State, variant: Variant) -> State | None:
+        parts = at.parts if variant.change is None else variant.change(at.parts, self.columns)
+        if parts is None:
+            return None
+        after = at.after if variant.after is None else (*at.after, variant)
+        applied = Applied(variant, variant.says, len(self.columns), None)
+        return self._state(parts, after, (*at.applied, applied))
+
+    def _by_column(self, at: State, wholes: Sequence[tuple[Variant, State]]) -> State:
+        """Every column takes the variant that fits it best, or none."""
+        parts, best_C = at.parts, at.error2_C * HELPS
+        taken = torch.full((len(self.columns),), -1)
+        for i, (_, state) in enumerate(wholes):
+            better_C = state.error2_C < best_C
+            parts = in_some_columns(parts, state.parts, better_C)
+            best_C = torch.where(better_C, state.error2_C, best_C)
+            taken[better_C] = i
+        return self._state(parts, at.after, (*at.applied, _applied(wholes, taken, None)))
+
+    def _by_block(self, at: State, wholes: Sequence[tuple[Variant, State]], *, by_column: bool) -> list[State]:
+        """Variants in some groups (or slices) only; a column may choose its own."""
+        blocks_K = blocks_of(at.parts, wholes[0][0].scope)
+        before = at.parts.weight()
+        deltas = [self._deltas(state.parts.weight() - before, at.parts, blocks_K) for _, state in wholes]
+        search = BlockSearch(self._gap(at.parts), deltas, self.start.floor2_C, by_column=by_column)
+        found = []
+        for choice in search.run(GOES_ON):
+            parts = at.parts
+            for i, (_, whole) in enumerate(wholes):
+                mask_KC = (choice.which_BC == i)[blocks_K]
+                if bool(mask_KC.any()):
+                    parts = in_some_rows(parts, whole.parts, mask_KC)
+            taken_C = choice.which_BC.max(dim=0).values
+            found.append(self._state(parts, at.after, (*at.applied, _applied(wholes, taken_C, choice.blocks))))
+        return found
+
+    def _gap(self, parts: Parts) -> torch.Tensor:
+        """float32 [M, C]: y - product, rows weighted; 0 where y does not count."""
+        known_MC = self.case.known_MN[:, self.columns]
+        gap_MC = torch.where(known_MC, self.case.y_MN[:, self.columns] - parts.x_MK @ parts.weight(), 0.0)
+        return gap_MC * self.case.weight_M.sqrt().float()[:, None]
+
+    def _deltas(self, change_KC: torch.Tensor, parts: Parts, blocks_K: torch.Tensor) -> torch.Tensor:
+        """float32 [B, M, C]: what the change does to y in every block alone, rows weighted."""
+        x_MK = parts.x_MK * self.case.weight_M.sqrt().float()[:, None]
+        rows = [torch.nonzero(blocks_K == b).flatten() for b in range(int(blocks_K.max()) + 1)]
+        return torch.stack([x_MK[:, r] @ change_KC[r].nan_to_num(0.0, 0.0, 0.0) for r in rows])
+
+
+def _applied(wholes: Sequence[tuple[Variant, State]], taken: torch.Tensor, blocks: tuple[int, ...] | None) -> Applied:
+    used = sorted({int(i) for i in taken.tolist() if i >= 0}, key=lambda i: -int((taken == i).sum()))
+    says = list(dict.fromkeys(wholes[i][0].says for i in used))
+    first = wholes[used[0]][0] if used else wholes[0][0]
+    return Applied(first, "; elsewhere ".join(says[:2]), int((taken >= 0).sum()), blocks)
+
+
+def _families(case: Case) -> dict[str, list[Variant]]:
+    families: dict[str, list[Variant]] = {}
+    for maker in MAKERS:
+        for variant in maker(case.source):
+            families.setdefault(variant.family, []).append(variant)
+    return families
+
+
+def _rank(state: State) -> tuple[float, float]:
+    """Fewer hypotheses where they explain as well; what is left decides, to within a tenth."""
+    whole = sum(a.blocks is not None for a in state.applied)
+    return (round(state.left * (1.0 + 0.08 * len(state.applied) + 0.04 * whole), 6), float(len(state.applied)))
