@@ -202,12 +202,16 @@ class FirstBad:
 
 @dataclass(frozen=True)
 class Finding:
-    """A cause with its evidence; confidence from 0 to 1."""
+    """A cause with its evidence; confidence from 0 to 1.
+
+    summary: the cause in a few words that fit into a sentence; "" where the cause's name says it.
+    """
 
     cause: str
     confidence: float
     evidence: tuple[str, ...]
     layer: str | None
+    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -358,11 +362,39 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Headroom:
+    """The sum of one linear's kernel, over a prompt and its decode steps, that comes nearest to float16's end.
+
+    ran: this sum belongs to the kernel that the backend ran; else it is what another kernel would meet on this input.
+    arithmetic: "lane", "block", "accumulator", "unscaled-sum" or "result" (gptq_diff.diagnose.headroom.arithmetics).
+    bits: log2(65504 / |value|), doublings left; negative where it overflows.
+    layer: LAYER@RANK for a tensor-parallel rank's share. row: of that step's x. column: of y.
+    channel: of x, whose product carries the sum; activation: x there; weight: what it is multiplied by, code - zero in
+    an unscaled sum. value: the sum, without rounding. terms: products in it.
+    """
+
+    backend: str
+    ran: bool
+    arithmetic: str
+    bits: float
+    layer: str
+    prompt: str
+    step: int
+    row: int
+    column: int
+    channel: int
+    activation: float
+    weight: float
+    value: float
+    terms: int
+
+
+@dataclass(frozen=True)
 class Report:
     """report.json (contract.md, schema_version 1).
 
     left_out: tensors dropped by --capture, in words. original_model: what hf-original ran, if it was asked for.
-    sweeps: of --sweep-tokens.
+    sweeps: of --sweep-tokens. headroom: of every backend the smallest over all prompts, by arithmetic.
     """
 
     schema_version: int
@@ -380,3 +412,4 @@ class Report:
     allow_skip: bool
     original_model: OriginalInfo | None = None
     sweeps: tuple[Sweep, ...] = ()
+    headroom: tuple[Headroom, ...] = ()

@@ -12,7 +12,7 @@ from gptq_diff.errors import CannotJudge, UsageError
 from gptq_diff.jobs import capture_key
 from gptq_diff.records import Prompt
 
-OURS = ("captures", "judged", "weights", "logs")
+OURS = ("captures", "judged", "diagnosed", "experiments", "weights", "logs")
 FILES = ("prompts.json", "report.json", "report.md", "report.html", "run.json")
 
 
@@ -104,6 +104,10 @@ class RunDir:
     def judged(self, backend: str, prompt: str) -> Path:
         """File of judgements, one JSON object a line."""
         return self.root / "judged" / backend / f"{prompt}.jsonl"
+
+    def findings(self, backend: str, prompt: str) -> Path:
+        """File of the diagnosis of one capture."""
+        return self.root / "diagnosed" / backend / f"{prompt}.findings.json"
 
     def log(self, backend: str) -> Path:
         """What the worker printed."""

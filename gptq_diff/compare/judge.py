@@ -69,7 +69,7 @@ def judge_layer(weight: Weight, calls: Sequence[CapturedCall]) -> list[Judgement
     """One judgement a call, in the order given; every call has at least one row."""
     if not calls:
         return []
-    calls = [_placed(call, weight.w_KN.shape[0]) for call in calls]
+    calls = [placed(call, weight.w_KN.shape[0]) for call in calls]
     starts = np.cumsum([0] + [c.x_MK.shape[0] for c in calls])
     spans = [(c.path, slice(int(a), int(b))) for c, a, b in zip(calls, starts, starts[1:])]
     rows = stack_inputs([c.x_MK for c in calls])
@@ -79,7 +79,7 @@ def judge_layer(weight: Weight, calls: Sequence[CapturedCall]) -> list[Judgement
     return [_judgement(weight.spec.name, call, by_call, i) for i, call in enumerate(calls)]
 
 
-def _placed(call: CapturedCall, in_features: int) -> CapturedCall:
+def placed(call: CapturedCall, in_features: int) -> CapturedCall:
     """A rank's share as a call of the whole linear, zero where the other ranks' inputs are: W x of it is the same."""
     if call.x_MK.shape[1] == in_features:
         return call

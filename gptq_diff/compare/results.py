@@ -150,6 +150,20 @@ def verdict(results: Sequence[Result], quantized: int) -> Verdict:
     return Verdict(worst.status, worst.backend, worst.prompt, layer, sentence(worst, quantized))
 
 
+def cause_of(result: Result) -> Finding | None:
+    """The surest cause of the first bad layer, if one is known."""
+    bad = result.first_bad
+    known = [f for f in result.findings if f.cause != "unknown" and bad is not None and f.layer == bad.layer]
+    return known[0] if known else None
+
+
+def _why(result: Result) -> str:
+    cause = cause_of(result)
+    if cause is None or cause.cause in {"result-overflow", "nan-weights", "all-reduce"}:  # the sentence says it already
+        return ""
+    return f" Cause: {cause.summary or cause.cause}."
+
+
 def _collapsed(result: Result) -> str:
     if not result.collapsed:
         return ""
@@ -162,7 +176,7 @@ def sentence(result: Result, quantized: int) -> str:
     """What happened, where, and how large it was."""
     where = f"on {result.backend} (prompt {result.prompt})"
     bad = result.first_bad
-    collapsed = _collapsed(result)
+    collapsed = _why(result) + _collapsed(result)
     if bad is None:
         if result.status == "incomplete":
             return (

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +16,7 @@ from rich.text import Text
 from gptq_diff.records import Finding, Judgement, Report, Result
 from gptq_diff.report.cleaned import cleaned
 from gptq_diff.report.costs import cost_table
+from gptq_diff.report.headroom import headroom_lines
 from gptq_diff.report.quantisation import quantisation_line, quantisation_table
 from gptq_diff.report.sweeps import at_the_changes, sweep_lines
 from gptq_diff.text import one_line
@@ -68,12 +70,12 @@ def show(
         table = layer_table(worst, rows, len(rows) if every_layer else NEIGHBOURS)
         if table is not None:
             console.print(table)
+    for block in finding_blocks(report.results):
+        console.print(block)
     for result in report.results:
-        for finding in result.findings:
-            console.print(Text(_finding(result, finding), style="yellow"))
-        line = quantisation_line(result)
-        if line is not None:
-            console.print(Text(line))
+        quantised = quantisation_line(result)
+        if quantised is not None:
+            console.print(Text(quantised))
             if every_layer:
                 console.print(quantisation_table(result, STYLE))
     for skipped in report.skipped_backends:
@@ -83,6 +85,8 @@ def show(
             console.print(Text(f"  {line}", style="dim"))
     for line in _skipped_layers(report.results):
         console.print(Text(line, style="yellow"))
+    for line in headroom_lines(report):
+        console.print(Text(line))
     for line in report.left_out:
         console.print(Text(line, style="dim"))
     costs = cost_table(report, STYLE)
@@ -96,9 +100,18 @@ def colour(status: str) -> str:
     return COLOURS.get(status, "red")
 
 
-def _finding(result: Result, finding: Finding) -> str:
-    where = f" at {finding.layer}" if finding.layer else ""
-    return f"{result.backend}, {result.prompt}: {finding.cause}{where}: {'; '.join(finding.evidence)}"
+def finding_blocks(results: Sequence[Result]) -> list[RenderableType]:
+    """A cause on a line of its own, its evidence below it; once for all results that have the very same."""
+    of: dict[Finding, list[str]] = {}
+    for result in results:
+        for finding in result.findings:
+            of.setdefault(finding, []).append(f"{result.backend}, {result.prompt}")
+    blocks: list[RenderableType] = []
+    for finding, who in of.items():
+        where = f" at {finding.layer}" if finding.layer else ""
+        blocks.append(Text(f"{'; '.join(who)}: {finding.cause}{where}", style="yellow"))
+        blocks += [Padding(Text(f"- {evidence}"), (0, 0, 0, 2)) for evidence in finding.evidence]
+    return blocks
 
 
 def verdict_panel(report: Report) -> RenderableType:

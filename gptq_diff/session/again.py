@@ -12,16 +12,22 @@ from gptq_diff.errors import CheckpointError, GptqDiffError, UsageError
 from gptq_diff.records import ModelInfo, Report
 from gptq_diff.report.json_report import read_report
 from gptq_diff.session.asked import RunRecord
-from gptq_diff.session.compare_run import judge_run, report_run
+from gptq_diff.session.compare_run import finished_captures, judge_run, report_run
 from gptq_diff.session.decode import Decoder
+from gptq_diff.session.diagnose_run import diagnose_run
+from gptq_diff.session.headroom_run import measure_headroom
 from gptq_diff.session.main_job import write
 from gptq_diff.session.unfinished import CAPTURED, alone_with, as_far_as_it_came
 
 
 def compare_again(
-    root: Path, model: str | None, reference_model: str | None, *, allow_skip: bool, say: Callable[[str], None]
-) -> Report:
-    """Judge again what tensors are there; a checkpoint given by hand must be the one of the run."""
+    root: Path, model: str | None, reference_model: str | None, *, allow_skip: bool, say: Callable[[str], None],
+    judging: bool = True,
+) -> Report:  # fmt: skip
+    """Judge and diagnose again what tensors are there; a checkpoint given by hand must be the one of the run.
+
+    judging: False keeps the stored judgements, and says only why bad layers are bad.
+    """
     run = RunDir.open_finished(root)
     with alone_with(run):
         record = RunRecord.from_json(run.run())
@@ -31,16 +37,26 @@ def compare_again(
         record = replace(record, allow_skip=record.allow_skip or allow_skip)
         loaded, judge = _checkpoints(record, model, reference_model)
         if isinstance(loaded, Checkpoint) and isinstance(judge, Checkpoint):
-            judged = judge_run(run, record, judge, loaded, lambda *_: None)
-            record, kept = judged.noted(record), judged.calls - judged.fresh
-            if kept:
-                say(f"{kept} of {judged.calls} kernel calls keep their stored judgement: their tensors were left out")
+            if judging:
+                record = _judged_again(run, record, judge, loaded, say)
+            diagnose_run(run, record, judge, loaded)
+            measure_headroom(run, record, finished_captures(record, run), judge, loaded)
         else:
             why = loaded if isinstance(loaded, str) else judge
-            say(f"nothing is judged again, stored judgements are used: {why}; give --model DIR where it lies")
+            say(f"nothing is computed again, what is stored is used: {why}; give --model DIR where it lies")
         tokenizer = loaded.path if isinstance(loaded, Checkpoint) else None
         report = report_run(run, record, Decoder(tokenizer, _earlier_texts(root)))
         return write(run, replace(record, state="finished" if record.state in CAPTURED else "interrupted"), report)
+
+
+def _judged_again(
+    run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint, say: Callable[[str], None]
+) -> RunRecord:
+    judged = judge_run(run, record, judge, loaded, lambda *_: None)
+    kept = judged.calls - judged.fresh
+    if kept:
+        say(f"{kept} of {judged.calls} kernel calls keep their stored judgement: their tensors were left out")
+    return judged.noted(record)
 
 
 def _checkpoints(

@@ -10,12 +10,14 @@ from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.compare.judge_run import Key, judge_captures, open_captures
 from gptq_diff.compare.results import BackendRun, make_result, verdict
+from gptq_diff.diagnosed_file import read_findings
 from gptq_diff.judged_file import read_judged, write_judged
 from gptq_diff.records import Judgement, PromptInfo, Report, Result, SkippedBackend
 from gptq_diff.report.cleaned import cleaned
 from gptq_diff.session.asked import BackendRecord, RunRecord
 from gptq_diff.session.decode import Decoder
 from gptq_diff.session.determinism import settle
+from gptq_diff.session.headroom_run import headroom_file, nearest_of_all, noted, read_headroom
 from gptq_diff.session.sweep import sweeps
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def report_run(run: RunDir, record: RunRecord, decoder: Decoder) -> Report:
     """The report of a judged run; needs no weights."""
     prompts = run.prompts()
     readers = {key: run.reader(*key) for key in finished_captures(record, run)}
+    measured = {key: read_headroom(headroom_file(run, key)) for key in readers}
     backends = {b.name: b for b in record.backends}
     results = []
     for (backend, prompt), reader in readers.items():
@@ -72,6 +75,10 @@ def report_run(run: RunDir, record: RunRecord, decoder: Decoder) -> Report:
         reference = None if is_reference else readers.get((record.reference, prompt))
         judgements = read_judged(run.judged(backend, prompt))
         result = _result(record, backends[backend], reader, reference, judgements, decoder, is_reference=is_reference)
+        found = read_findings(run.findings(backend, prompt))
+        if found is not None:
+            result = replace(result, findings=found)
+        result = noted(result, measured[backend, prompt])
         results.append(settle(result, run, backends[backend].finished, judgements))
     for reader in readers.values():
         reader.close()
@@ -86,6 +93,7 @@ def report_run(run: RunDir, record: RunRecord, decoder: Decoder) -> Report:
         ),
         left_out=record.left_out, allow_skip=record.allow_skip, original_model=record.original,
         sweeps=() if record.sweep is None else sweeps(results, infos, record.sweep),
+        headroom=nearest_of_all(list(measured.values())),
     ))  # fmt: skip
 
 

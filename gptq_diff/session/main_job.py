@@ -1,4 +1,4 @@
-"""The main job in one place: capture, judge, report. Everything else in this package serves these lines."""
+"""The main job in one place: capture, judge, diagnose, report. Everything else in this package serves these lines."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from gptq_diff.records import Report
 from gptq_diff.report.json_report import write_report
 from gptq_diff.session.asked import Asked, RunRecord
 from gptq_diff.session.capture_all import capture_all, start_record
-from gptq_diff.session.compare_run import judge_run, report_run
+from gptq_diff.session.compare_run import finished_captures, judge_run, report_run
 from gptq_diff.session.decode import Decoder
+from gptq_diff.session.diagnose_run import diagnose_run
+from gptq_diff.session.headroom_run import measure_headroom
 from gptq_diff.session.keep import keep_what_was_asked
 
 
@@ -27,7 +29,7 @@ class Watcher(Protocol):
 
 
 def run_job(asked: Asked, run: RunDir, watcher: Watcher) -> Report:
-    """Capture every backend, judge every linear, write report.json."""
+    """Capture every backend, judge every linear, say why, write report.json."""
     with open_checkpoint(asked.model, trust_remote_code=asked.trust_remote_code) as model:
         judge = model
         if asked.reference_model != asked.model:
@@ -40,8 +42,10 @@ def run_job(asked: Asked, run: RunDir, watcher: Watcher) -> Report:
 def compare_and_write(
     run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint, watcher: Watcher
 ) -> Report:
-    """Judge, report, keep of the tensors what --capture asks for; in this order, since repeats are told by tensors."""
+    """Judge, say why, report, drop tensors that --capture does not ask for: last, since all else reads them."""
     record = judge_run(run, record, judge, loaded, watcher.judging).noted(record)
+    diagnose_run(run, record, judge, loaded)
+    measure_headroom(run, record, finished_captures(record, run), judge, loaded)
     report = report_run(run, record, Decoder(loaded.path))
     left_out = keep_what_was_asked(run, record)
     return write(run, replace(record, left_out=left_out, state="finished"), replace(report, left_out=left_out))

@@ -75,8 +75,11 @@ def test_without_stored_judgements_there_is_no_table_of_layers() -> None:
 
 
 def test_findings_skipped_linears_and_what_was_left_out_are_said() -> None:
-    text = shown(a_report(a_result("nondeterministic"), a_result("overflow", "sim-gptq")))
-    assert f"sim-exllama, short: race-or-uninitialised at {LAYERS[2]}: 3 linears gave other bits" in text
+    """A finding that several results share is said once."""
+    alike = a_result("nondeterministic"), a_result("nondeterministic", "sim-reconstruct")
+    text = shown(a_report(*alike, a_result("overflow", "sim-gptq")))
+    assert f"sim-exllama, short; sim-reconstruct, short: race-or-uninitialised at {LAYERS[2]}" in text
+    assert "  - 3 linears gave other bits" in text
     assert "sim-gptq, short: 1 linears not compared: its input was already NaN or infinite" in text
     assert "2 of 2 captures keep less" in text
 

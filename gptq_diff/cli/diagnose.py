@@ -1,0 +1,45 @@
+"""`gptq-diff diagnose RUN`: say again why the bad layers of a finished capture are bad, on any machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gptq_diff.cli import options as o
+from gptq_diff.cli.threads import wait_without_spinning
+
+
+def diagnose(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The --out of a finished run.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="DIR", help="The checkpoint of the run, if it has moved.", show_default="as recorded"
+        ),
+    ] = None,
+    reference_model: o.ReferenceModel = None,
+    allow_skip: o.AllowSkip = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Say why the bad layers of a finished capture are bad, by what was captured alone; no GPU, no engine."""
+    wait_without_spinning()
+    from rich.text import Text
+
+    from gptq_diff.cli.output import console
+    from gptq_diff.cli.show import show_report
+    from gptq_diff.exit_codes import exit_code
+    from gptq_diff.session.again import compare_again
+    from gptq_diff.text import one_line
+
+    screen = console(quiet=quiet or as_json)
+
+    def say(line: str) -> None:
+        screen.print(Text(one_line(line)))  # paths in it come from another machine's run.json
+
+    done = compare_again(run, model, reference_model, allow_skip=allow_skip, say=say, judging=False)
+    show_report(run, done, as_json=as_json, quiet=quiet, verbose=verbose)
+    raise typer.Exit(exit_code(done))

@@ -1,0 +1,30 @@
+"""diagnosed/BACKEND/PROMPT.findings.json: what the diagnosis says of one capture. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from gptq_diff.errors import CaptureError
+from gptq_diff.records import Finding
+
+
+def write_findings(path: Path, findings: Sequence[Finding]) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps([asdict(f) for f in findings], indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def read_findings(path: Path) -> tuple[Finding, ...] | None:
+    """The findings, None when that capture was never diagnosed, CaptureError for a damaged file."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(Finding(**{**row, "evidence": tuple(row["evidence"])}) for row in rows)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as e:
+        raise CaptureError(f"{path} is damaged: {e}", "run `gptq-diff diagnose` with --model") from e

@@ -1,0 +1,38 @@
+"""The stage after judging: why the bad layers of a run are bad. Works on a finished run, anywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gptq_diff.capture.run_dir import RunDir
+from gptq_diff.compare.judge_run import open_captures
+from gptq_diff.compare.results import BAD_KINDS
+from gptq_diff.diagnose.captured import Diagnosis
+from gptq_diff.diagnosed_file import write_findings
+from gptq_diff.judged_file import read_judged
+from gptq_diff.session.asked import RunRecord
+from gptq_diff.session.compare_run import finished_captures
+
+if TYPE_CHECKING:
+    from gptq_diff.checkpoint.reader import Checkpoint
+
+
+def diagnose_run(run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint) -> int:
+    """Explain every capture with a bad linear whose tensors are there, and store the findings; returns how many."""
+    captures = open_captures(run, finished_captures(record, run), record.reference)
+    done = 0
+    for backend in dict.fromkeys(backend for backend, _ in captures):
+        of_backend = {prompt: captured for (name, prompt), captured in captures.items() if name == backend}
+        diagnosis = Diagnosis(of_backend, judge, loaded)
+        for prompt in of_backend:
+            judgements = read_judged(run.judged(backend, prompt))
+            if not any(j.kind in BAD_KINDS for j in judgements):
+                run.findings(backend, prompt).unlink(missing_ok=True)
+                continue
+            findings = diagnosis.of_prompt(prompt, judgements)
+            if findings:
+                write_findings(run.findings(backend, prompt), findings)
+                done += 1
+    for captured in captures.values():
+        captured.reader.close()
+    return done
