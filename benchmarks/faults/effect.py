@@ -1,0 +1,115 @@
+"""The effect of what was planted on what was captured, worked out without asking the judge (threshold.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.faults.draw import Overlay
+from benchmarks.faults.plant import accumulator_overflow, result_overflow
+from benchmarks.faults.plant.fault import Fault, Model
+from benchmarks.faults.plant.linear import Linear
+from benchmarks.faults.threshold import Wide, share_of_input, share_of_product, share_of_sum
+from gptq_diff.capture.store import CaptureReader
+from gptq_diff.checkpoint.reader import Checkpoint
+
+Effects = list[dict[str, float]]
+"""For every fault: linear -> share of the threshold ("" for what no linear has)."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was captured of one run: the broken one, the reference's, the same without the fault (or None)."""
+
+    broken: CaptureReader
+    reference: CaptureReader
+    healthy: CaptureReader | None
+
+
+def effects_of(faults: Sequence[Fault], sound: Model, judge: Checkpoint, seen: Seen) -> Effects:
+    """Shares by fault and linear; sound: what the judge reads, too."""
+    found, model = [], sound
+    for fault in faults:
+        after = Overlay(model, Fault(fault.kind, "", (), changed=fault.changed, misread=fault.misread))
+        if fault.between is not None:
+            found.append({"": _between(fault, seen)})
+        else:
+            found.append({name: _of_linear(fault, name, model, after, sound, judge, seen) for name in fault.layers})
+        model = after
+    return found
+
+
+def _of_linear(
+    fault: Fault, name: str, before: Model, after: Model, sound: Model, judge: Checkpoint, seen: Seen
+) -> float:
+    shares = [0.0]
+    linear = sound.linear(name)
+    changes = fault.changes.get(name, [])
+    for number, (path, x_MK, y_MN) in enumerate(_calls(seen.broken, name, fault.at)):
+        if fault.kind in (accumulator_overflow.KIND, result_overflow.KIND):
+            shares.append(_overflow(fault.kind, linear, x_MK))
+        elif fault.at == "bias":
+            shares.append(_bias(before.linear(name), after.linear(name), fault, y_MN))
+        elif fault.at == "all-reduce":
+            summands_RMN = x_MK.reshape(-1, *y_MN.shape)
+            shares.append(share_of_sum(summands_RMN, changes[number]))
+        else:
+            if name in fault.spoil:
+                change_MN = changes[number]
+            else:
+                with np.errstate(invalid="ignore"):
+                    change_MN = x_MK @ (after.linear(name).weight() - before.linear(name).weight())
+            shares.append(share_of_product(path, judge.packed(name), linear.weight(), x_MK, change_MN))
+    return max(shares)
+
+
+def _calls(reader: CaptureReader, name: str, at: str) -> Iterator[tuple[str, Wide, Wide]]:
+    """(path, x, y) of every call of that linear, oldest first; of an all-reduce the summands and the sum."""
+    part = "all-reduce" if at == "all-reduce" else ""
+    for line in reader.stats():
+        if line["layer"] == name and line.get("part", "") == part:
+            stored = f"{name}@{part}" if part else name
+            x, y = (reader.tensor(line["step"], stored, side).double().numpy() for side in ("in", "out"))
+            yield line["path"], x, y
+
+
+def _overflow(kind: str, linear: Linear, x_MK: Wide) -> float:
+    x_MK = x_MK[np.isfinite(x_MK).all(axis=1)]
+    if not len(x_MK):
+        return 0.0
+    if kind == accumulator_overflow.KIND:
+        return float("inf") if accumulator_overflow.overflowed(x_MK.astype(np.float32), linear) else 0.0
+    return float("inf") if np.abs(x_MK @ linear.weight()).max() >= result_overflow.LARGEST else 0.0
+
+
+def _bias(before: Linear, after: Linear, fault: Fault, y_MN: Wide) -> float:
+    assert before.bias is not None
+    bias_N = before.bias.astype(np.float64)
+    if fault.patch is not None:
+        change_N = bias_N if "twice" in fault.what else -bias_N
+    else:
+        assert after.bias is not None
+        change_N = after.bias.astype(np.float64) - bias_N
+    terms = np.stack([y_MN, np.broadcast_to(bias_N, y_MN.shape)])
+    return share_of_sum(terms, np.broadcast_to(change_N, y_MN.shape))
+
+
+def _between(fault: Fault, seen: Seen) -> float:
+    assert fault.between is not None and seen.healthy is not None
+    readers = (seen.healthy, seen.reference, seen.broken)
+    if not fault.between.after:
+        return share_of_input(*(reader.first_logits().double().numpy() for reader in readers))
+    steps = min(reader.manifest.steps for reader in readers)
+    found = []
+    for step in range(steps):
+        inputs = [reader.tensor(step, fault.between.after, "in").double().numpy() for reader in readers]
+        found.append(share_of_input(*inputs))
+    return max(found)
+
+
+def as_json(effects: Effects) -> list[dict[str, Any]]:
+    """Infinity as the word, since JSON has none."""
+    return [{k: (v if np.isfinite(v) else "inf") for k, v in one.items()} for one in effects]

@@ -1,0 +1,51 @@
+"""Every kind that is planted, and those that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.faults.plant import (
+    accumulator_overflow,
+    all_reduce,
+    ambiguous_zero,
+    bias,
+    clamp,
+    dtype,
+    g_idx_ignored,
+    nan_input,
+    nan_weights,
+    nibble_order,
+    outside,
+    race,
+    result_overflow,
+    row_path,
+    scale_group,
+    shard_order,
+    unknown,
+    zero_point_shift,
+)
+from benchmarks.faults.plant.fault import Fault, Site
+
+_MODULES = (
+    accumulator_overflow, all_reduce, ambiguous_zero, bias, clamp, dtype, g_idx_ignored, nan_input, nan_weights,
+    nibble_order, outside, race, result_overflow, row_path, scale_group, shard_order, unknown, zero_point_shift,
+)  # fmt: skip
+
+KINDS: dict[str, Callable[[Site], Fault]] = {module.KIND: module.plant for module in _MODULES}
+
+NOT_PLANTED = {
+    "split-k-noise": "by contract no fault: repeats that differ by no more than rounding explains. Healthy runs have "
+    "it (a kernel that adds its slices of K in another order each time), and it must raise no alarm",
+}
+"""Kind -> why it is not planted."""
+
+IN_ONE_LAYER = (
+    ("zero-point-shift", "scale-group"), ("zero-point-shift", "dtype"), ("zero-point-shift", "clamp"),
+    ("zero-point-shift", "nibble-order"), ("scale-group", "nibble-order"), ("scale-group", "dtype"),
+    ("scale-group", "clamp"), ("nibble-order", "dtype"), ("nibble-order", "clamp"), ("dtype", "clamp"),
+    ("g-idx-ignored", "zero-point-shift"), ("g-idx-ignored", "clamp"),
+)  # fmt: skip
+"""Pairs that are planted into one linear; the first is planted first, what it leaves is the second's."""
+
+ALONE_ONLY = frozenset({"outside-linears", "nan-input", "all-reduce", "row-path"})
+"""Kinds that are not paired: no linear has them, or they need a run of their own."""
