@@ -54,7 +54,20 @@ class BlockSearch:
             found.append(self._sweep(self._nothing()))
             whole = self._whole()
             found.append(self._sweep(whole))
-        return found
+        return [self._agreed(choice) for choice in found] if self.by_column else found
+
+    def _agreed(self, choice: Choice) -> Choice:
+        """Columns that do better with what most columns take, block by block, take that: alone they can go astray."""
+        which_BC = choice.which_BC.clone()
+        for block in choice.blocks:
+            taken = which_BC[block][which_BC[block] >= 0]
+            which_BC[block] = torch.where(torch.tensor(2 * len(taken) > len(self.unit_C)), taken.mode().values, -1)
+        gap_MC = self.start_MC.clone()
+        for block in choice.blocks:
+            gap_MC -= self._of(block, which_BC[block])
+        gap2_C = gap_MC.square().sum(dim=0).double()
+        better_C = gap2_C < choice.gap2_C
+        return Choice(torch.where(better_C, which_BC, choice.which_BC), torch.minimum(gap2_C, choice.gap2_C))
 
     def _nothing(self) -> torch.Tensor:
         return torch.full((self.blocks, len(self.unit_C)), -1)
