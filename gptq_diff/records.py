@@ -215,6 +215,42 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class RowRange:
+    """Neighbouring numbers of rows that gave one picture, in the experiment that runs one row M times.
+
+    first, last: M, both included. path: that ran. kind: as Judgement.kind. nonfinite: most in one row.
+    local_l2_rel: the largest there; None where it has no size.
+    """
+
+    first: int
+    last: int
+    path: str
+    kind: str
+    nonfinite: int
+    local_l2_rel: float | None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What one experiment on the live kernel gave (gptq_diff.diagnose.experiments).
+
+    name: "scaled-input", "single-rows", "row-sweep", "repeats", "dirty-memory", "zero-input", "k-slices", or "not-run".
+    layer, step: the captured call that it was made on. did: what was done, in a phrase.
+    figures: numbers by name, None where there is nothing to count. evidence: what they say, in sentences.
+    finding: what follows from this experiment alone. ranges: of the row sweep.
+    """
+
+    name: str
+    layer: str
+    step: int
+    did: str
+    figures: dict[str, float | None]
+    evidence: tuple[str, ...]
+    finding: Finding | None = None
+    ranges: tuple[RowRange, ...] = ()
+
+
+@dataclass(frozen=True)
 class Workaround:
     """Something that may help; works is None where it was not tried."""
 
@@ -264,6 +300,7 @@ class Result:
     peaks: in bytes, of the backend; None where the system does not say, and peak_gpu_bytes where it used no GPU.
     quantization_error: of hf-original alone.
     worst_excess: the largest share of the detection threshold that any judged call reached; 1 is the threshold.
+    experiments: on the live kernel, of one linear.
     """
 
     backend: str
@@ -292,6 +329,7 @@ class Result:
     peak_private_bytes: int | None
     peak_gpu_bytes: int | None
     quantization_error: QuantizationError | None = None
+    experiments: tuple[Experiment, ...] = ()
 
 
 @dataclass(frozen=True)

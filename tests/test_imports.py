@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "launch": NOUNS | {"jobs", "log_end", "memory", "presets", "processes", "stage", "text"},
     "models": NOUNS | {"checkpoint", "numerics"},
     "compare": PURE | {"capture", "judged_file"},
-    "diagnose": PURE | {"capture", "compare", "judged_file"},
+    "diagnose": PURE | {"capture", "compare", "jobs", "judged_file"},
     "report": NOUNS | {"judged_file", "text"},
     "session": PURE
     | {"capture", "compare", "diagnose", "environment", "environments", "hosts", "jobs", "launch", "memory", "models"}
