@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gptq_diff.kernels.fastpath.chains import CHAINS
-from gptq_diff.kernels.fastpath.weight import PreparedWeight
-from gptq_diff.kernels.strips import from_strips
+from gptq_diff.kernels.fastpath.weight import PreparedWeight, unstripped_codes
 from gptq_diff.numerics.fp16 import Float16, Float64
 
 _BATCH = 32
@@ -33,19 +34,26 @@ class LaneSum:
 
 
 def largest_lane_sum(x_MK: Float16, weight: PreparedWeight) -> LaneSum | None:
+    """`largest_chain_sum` for a weight that was brought into strips before."""
+    return largest_chain_sum(x_MK, unstripped_codes(weight), weight.bits)
+
+
+def largest_chain_sum(x_MK: Float16, codes_KN: npt.NDArray[Any], bits: int) -> LaneSum | None:
     """The largest partial lane sum of that multiplication; None when x has no finite row.
 
+    codes_KN: integers, code - zero, rows in the kernel's order like the columns of x; K a multiple of the word.
     Rows of x with NaN or infinities are left out. Words are taken in the order of sum|x| * max|code|, an upper bound
     of their sums, until none that is left can pass the largest sum found. Sums are exact in float64.
     """
-    chain = CHAINS[weight.bits]
+    chain = CHAINS[bits]
     lanes, stride = (2, 2) if chain.lane else (1, 1)
     finite_M = np.flatnonzero(np.isfinite(x_MK).all(axis=1))
-    words = weight.rows // chain.word
+    in_features, columns = codes_KN.shape
+    words = in_features // chain.word
     # one row a lane: [finite M * words * lanes, products]
     x = x_MK[finite_M].astype(np.float64).reshape(len(finite_M), words, chain.word // stride, lanes).swapaxes(2, 3)
     x = x.reshape(-1, chain.word // stride)
-    largest_code = max(int(weight.codes.max(initial=0)), -int(weight.codes.min(initial=0)))
+    largest_code = max(int(codes_KN.max(initial=0)), -int(codes_KN.min(initial=0)))
     bounds = np.abs(x).sum(axis=1) * largest_code
     order = np.argsort(-bounds)
     best: LaneSum | None = None
@@ -57,16 +65,9 @@ def largest_lane_sum(x_MK: Float16, weight: PreparedWeight) -> LaneSum | None:
             m, word, lane = index // (words * lanes), index // lanes % words, index % lanes
             k = word * chain.word
             rows = range(k + lane, k + chain.word, stride)
-            sums = _partial_sums(x[index], weight, rows)
-            step, column = divmod(int(np.abs(sums).argmax()), weight.columns)
+            sums: Float64 = np.cumsum(x[index][:, None] * codes_KN[rows.start : rows.stop : stride], axis=0)
+            step, column = divmod(int(np.abs(sums).argmax()), columns)
             if best is None or abs(sums[step, column]) > abs(best.value):
                 value = float(sums[step, column])
                 best = LaneSum(value, int(finite_M[m]), column, k, tuple(rows[: step + 1]))
     return best
-
-
-def _partial_sums(x: Float64, weight: PreparedWeight, rows: range) -> Float64:
-    """The sums after each product of one lane, for all columns: [products, N]."""
-    codes = from_strips(weight.codes[:, rows.start : rows.stop : rows.step], weight.columns)
-    sums: Float64 = np.cumsum(x[:, None] * codes, axis=0)
-    return sums

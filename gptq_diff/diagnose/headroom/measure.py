@@ -1,0 +1,34 @@
+"""All the sums that are asked for, of one layer and one stack of its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from gptq_diff.diagnose.headroom.arithmetics import ACCUMULATOR, BLOCK, LANE, RESULT, UNSCALED
+from gptq_diff.diagnose.headroom.nearest import Nearest
+from gptq_diff.diagnose.headroom.scaled import scaled_sums
+from gptq_diff.diagnose.headroom.share import Share
+from gptq_diff.diagnose.headroom.unscaled import chain_sums, whole_sums
+
+
+def measure(x_MK: torch.Tensor, share: Share, wanted: tuple[str, ...]) -> dict[str, Nearest]:
+    """The largest sum of every arithmetic in `wanted`; what has none, because all is zero or lost, is left out.
+
+    x_MK: float16 or float32 [M, K]; rows that are not finite as float16 are left out, their numbers kept.
+    """
+    half_MK = x_MK.to(torch.float16)
+    kept_M = torch.isfinite(half_MK).all(dim=1).nonzero().flatten()
+    half_MK = half_MK[kept_M]
+    if not len(kept_M):
+        return {}
+    found: dict[str, Nearest | None] = {}
+    if LANE in wanted:
+        found[LANE] = chain_sums(half_MK, share)
+    if {BLOCK, ACCUMULATOR, RESULT} & set(wanted):
+        found.update(scaled_sums(half_MK, share, wanted))
+    if UNSCALED in wanted:
+        found[UNSCALED] = whole_sums(half_MK, share)
+    there = ((name, found.get(name)) for name in wanted)
+    return {name: replace(near, row=int(kept_M[near.row])) for name, near in there if near is not None}
