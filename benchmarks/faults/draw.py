@@ -38,6 +38,9 @@ class Place(Protocol):
     def path(self, kernel: str, bits: int, rows: int) -> str:
         """The arithmetic that a call of so many rows takes."""
 
+    def takes(self, fault: Fault) -> bool:
+        """Whether it can be planted there as it was drawn."""
+
     def ways(self, kind: str, choice: ModelChoice) -> tuple[str, ...]:
         """ "bytes", "engine": how such a fault can be planted there."""
 
@@ -149,10 +152,10 @@ def _attempt(place: Place, rng: np.random.Generator, drawn_as: str, kinds: tuple
         return place.usable(options) and all(WANTED.get(kind, lambda _: True)(options) for kind in kinds)
 
     choice = draw_model(rng, usable, place.small)
-    ways = set.intersection(*(set(place.ways(kind, choice)) for kind in kinds))
-    if not ways:
-        raise Unplantable("its kinds are planted in different ways")
-    way = str(rng.choice(sorted(ways)))
+    ways = [place.ways(kind, choice) for kind in kinds]
+    if not all(ways):
+        raise Unplantable("there is no way to plant it there")
+    chosen = [str(rng.choice(w)) for w in ways]
     kernels = place.kernels(choice)
     kernel = str(rng.choice(kernels))
     run = draw_run(place, rng, choice, kernel, decoding="row-path" in kinds)
@@ -161,7 +164,7 @@ def _attempt(place: Place, rng: np.random.Generator, drawn_as: str, kinds: tuple
     faults: list[Fault] = []
     model = place.stored(choice)
     layers = _layers(rng, model, drawn_as, kinds)
-    for kind, layer in zip(kinds, layers):
+    for kind, layer, way in zip(kinds, layers, chosen):
         size = float(rng.random())
         path = place.path(kernel, model.settings["bits"], len(run.prompt))
         site = Site(
@@ -170,9 +173,11 @@ def _attempt(place: Place, rng: np.random.Generator, drawn_as: str, kinds: tuple
             rng=np.random.default_rng(int(rng.integers(2**62))),
         )  # fmt: skip
         faults.append(KINDS[kind](site))
+        if not place.takes(faults[-1]):
+            raise Unplantable("it would have to be planted in the engine's own code")
         model = Overlay(model, faults[-1])
     _compatible(faults)
-    return Drawn(run, way, drawn_as, tuple(faults))
+    return Drawn(run, " and ".join(dict.fromkeys(chosen)), drawn_as, tuple(faults))
 
 
 def _layers(rng: np.random.Generator, model: Model, drawn_as: str, kinds: tuple[str, ...]) -> list[str]:

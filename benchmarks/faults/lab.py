@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from benchmarks.faults.draw import FAST_ROWS, PATHS, Drawn
 from benchmarks.faults.healthy import SPLIT_K, SplitK
 from benchmarks.faults.models import ModelChoice
 from benchmarks.faults.plant.checkpoint import Stored, copy_of
-from benchmarks.faults.plant.fault import Floats
+from benchmarks.faults.plant.fault import Fault, Floats
 from benchmarks.faults.plant.kernel import PlantedKernel
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.engines.base import LoadSpec
@@ -28,8 +29,10 @@ from gptq_diff.kernels.catalogue import make_kernel
 from gptq_diff.models.options import BuildOptions
 from gptq_diff.models.place import cache_root
 from gptq_diff.records import LayerSpec
+from gptq_diff.session.asked import Backend
 from gptq_diff.worker import run_job
 
+REFERENCE = Backend("hf-fp32", "transformers", "exact", "float32", sys.executable)
 BACKENDS = {
     "fp16": "hf-fp16",
     "sim-exllama": "sim-exllama",
@@ -63,6 +66,8 @@ class Lab:
     """The `Place` in this process; sound models, their engines and kernels are kept."""
 
     name = "process"
+    whole = False
+    """Whether copies of checkpoints are one file again, as every engine reads it."""
 
     def __init__(self, folder: Path, small: float) -> None:
         self.folder, self.small = folder, small
@@ -103,6 +108,26 @@ class Lab:
         if kind in BYTES_ONLY:
             return ("bytes",)
         return ("engine",) if kind in ENGINE_ONLY else ("bytes", "engine")
+
+    def takes(self, fault: Fault) -> bool:  # noqa: ARG002
+        """Whether it can be planted here as it was drawn."""
+        return True
+
+    def backend(self, drawn: Drawn) -> Backend:
+        """What runs."""
+        kernel = drawn.run.kernel
+        return Backend(BACKENDS[kernel], "transformers", kernel, drawn.run.dtype, sys.executable)
+
+    def captures(
+        self, path: Path, drawn: Drawn, backend: Backend, jobs: Sequence[Job], seed: int
+    ) -> list[CaptureReader]:
+        """Every job on that checkpoint, with what is planted in the engine."""
+        engine = self.engine(path, backend.dtype)
+        with planted(engine, backend.kernel, self.kernel(path, backend.kernel), drawn, seed):
+            return [capture(engine, job, self.folder) for job in jobs]
+
+    def close(self) -> None:
+        """Nothing to end."""
 
     def inputs(self, choice: ModelChoice, prompt: tuple[int, ...], layer: str) -> Floats:
         """The healthy x of the prefill, by the float16 kernel."""
@@ -161,7 +186,7 @@ def planted(engine: Any, kernel_name: str, sound_kernel: Any, drawn: Drawn, seed
             torch.set_num_threads(threads)
 
 
-def checkpoints(lab: Lab, drawn: Drawn, folder: Path, *, whole: bool = False) -> tuple[Path, Path]:
+def checkpoints(lab: Lab, drawn: Drawn, folder: Path) -> tuple[Path, Path]:
     """(what the backend loads, what the reference and the judge read): one path where they are the same."""
     sound = lab.stored(drawn.run.model)
     prepared = {k: v for fault in drawn.faults for k, v in fault.prepared.items()}
@@ -169,7 +194,7 @@ def checkpoints(lab: Lab, drawn: Drawn, folder: Path, *, whole: bool = False) ->
     settings = {k: v for fault in drawn.faults for k, v in fault.settings.items()}
     base = sound.path
     if prepared:
-        base = copy_of(sound, prepared, {}, folder / "sound", whole=whole)
+        base = copy_of(sound, prepared, {}, folder / "sound", whole=lab.whole)
     if not changed and drawn.run.extra != "linked copy":
         return base, base
-    return copy_of(Stored(base), changed, settings, folder / "damaged", whole=whole), base
+    return copy_of(Stored(base), changed, settings, folder / "damaged", whole=lab.whole), base

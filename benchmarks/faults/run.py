@@ -19,13 +19,15 @@ from typing import Any
 
 from benchmarks.faults import tables
 from benchmarks.faults.lab import Lab, scratch
+from benchmarks.faults.real import RealLab, found_engines
 from benchmarks.faults.score import alarms
 from benchmarks.faults.trial import trial
 from benchmarks.machine import machine
 from gptq_diff.cli.threads import wait_without_spinning
 from gptq_diff.models.place import cache_root
 
-RESULTS = Path(__file__).parents[1] / "results"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 DEVELOPMENT = 1000
 """Seeds below are for development."""
 
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     wanted = [given.only] if given.only else list(ids(given.faults, given.healthy))
     records = {} if given.only else done(given.records, given.seed)
     started = time.perf_counter()
-    with places(quick=given.quick) as where:
+    with places(given.environments, quick=given.quick) as where:
         for number, name in enumerate(wanted):
             if name in records:
                 continue
@@ -69,8 +71,9 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="in this process alone, without real engines; few SmolLM2")
     parser.add_argument("--only", help="one run, by its id (fault-17, healthy-3), with all that was said of it")
     parser.add_argument("--keep", type=Path, help="leave the run directory and the checkpoints of --only there")
+    parser.add_argument("--records", type=Path, help="default: a file of that seed in the user's cache")
     parser.add_argument(
-        "--records", type=Path, help="default: benchmarks/results/faults-SEED.jsonl, or faults-quick-SEED"
+        "--environments", type=Path, default=ROOT / ".envs", help="where real engines are looked for; default .envs"
     )
     parser.add_argument("--fresh", action="store_true", help="forget records of an earlier benchmark")
     parser.add_argument("--out", type=Path, default=RESULTS / "faults.json", help="default: %(default)s")
@@ -85,12 +88,18 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def places(*, quick: bool) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Makes the run of a seed and a number; in this process."""
-    with scratch() as folder:
-        lab = Lab(folder, small=0.08 if quick else 0.3)
+def places(environments: Path, *, quick: bool) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Makes the run of a seed and a number: even ones in this process, odd ones on the real engines in turn."""
+    with scratch() as folder, contextlib.ExitStack() as open_:
+        labs: list[Lab] = [Lab(folder, small=0.08 if quick else 0.3)]
+        if not quick:
+            labs += [RealLab(folder, 0.1, engine, python) for engine, python in found_engines(environments)]
+        for lab in labs:
+            open_.callback(lab.close)
 
         def run(seed: int, number: int, *, healthy: bool, keep: Path | None) -> dict[str, Any]:
+            real = labs[1:]
+            lab = real[number // 2 % len(real)] if number % 2 and real else labs[0]
             return trial(lab, seed, number, healthy=healthy, keep=keep)
 
         yield run

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,9 @@ import torch
 from benchmarks.faults.draw import Drawn, Overlay, draw_fault
 from benchmarks.faults.effect import Effects, Seen, as_json, effects_of
 from benchmarks.faults.healthy import draw_healthy
-from benchmarks.faults.lab import BACKENDS, Lab, capture, checkpoints, planted
+from benchmarks.faults.lab import REFERENCE, Lab, checkpoints
 from benchmarks.faults.plant.fault import Fault
 from gptq_diff.capture.run_dir import RunDir
-from gptq_diff.capture.store import CaptureReader
 from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.jobs import Job
 from gptq_diff.records import Prompt
@@ -35,7 +33,6 @@ from gptq_diff.session.decode import Decoder
 from gptq_diff.session.diagnose_run import diagnose_run
 from gptq_diff.session.main_job import write
 
-REFERENCE = Backend("hf-fp32", "transformers", "exact", "float32", sys.executable)
 Json = dict[str, Any]
 
 
@@ -59,8 +56,8 @@ def trial(lab: Lab, seed: int, number: int, *, healthy: bool, keep: Path | None 
 def run_drawn(lab: Lab, drawn: Drawn, folder: Path, seed: int) -> tuple[Json, Effects]:
     """(report.json, the planted effects)."""
     model, sound = checkpoints(lab, drawn, folder)
-    name, run = drawn.run.kernel, RunDir.create(folder / "run", overwrite=False)
-    backend = Backend(BACKENDS[name], "transformers", name, drawn.run.dtype, sys.executable)
+    run = RunDir.create(folder / "run", overwrite=False)
+    backend = lab.backend(drawn)
     asked = asked_of(drawn, model, sound, (REFERENCE, backend))
     with contextlib.ExitStack() as open_:
         judge = open_.enter_context(open_checkpoint(sound))
@@ -69,12 +66,12 @@ def run_drawn(lab: Lab, drawn: Drawn, folder: Path, seed: int) -> tuple[Json, Ef
         run.write_prompts(asked.prompts)
         jobs = {b.name: jobs_of(asked, b, run, drawn) for b in asked.backends}
         plain = dataclasses.replace(drawn, faults=(), run=dataclasses.replace(drawn.run, extra=""))
-        made = {REFERENCE.name: captures(lab, sound, plain, REFERENCE, jobs[REFERENCE.name], seed)}
-        made[backend.name] = captures(lab, model, drawn, backend, jobs[backend.name], seed)
+        made = {REFERENCE.name: lab.captures(sound, plain, REFERENCE, jobs[REFERENCE.name], seed)}
+        made[backend.name] = lab.captures(model, drawn, backend, jobs[backend.name], seed)
         healthy = None
         if any(fault.between for fault in drawn.faults):
             alone = dataclasses.replace(jobs[backend.name][0], out=str(folder / "healthy"))
-            (healthy,) = captures(lab, sound, plain, backend, [alone], seed)
+            (healthy,) = lab.captures(sound, plain, backend, [alone], seed)
         record = captured(record, {name: [job.key for job in done] for name, done in jobs.items()})
         view = Overlay(lab.stored(drawn.run.model), Fault("", "", (), prepared=all_prepared(drawn)))
         seen = Seen(made[backend.name][0], made[REFERENCE.name][0], healthy)
@@ -91,13 +88,6 @@ def run_drawn(lab: Lab, drawn: Drawn, folder: Path, seed: int) -> tuple[Json, Ef
 def all_prepared(drawn: Drawn) -> dict[str, Any]:
     """What both checkpoints have."""
     return {name: array for fault in drawn.faults for name, array in fault.prepared.items()}
-
-
-def captures(lab: Lab, path: Path, drawn: Drawn, backend: Backend, jobs: list[Job], seed: int) -> list[CaptureReader]:
-    """Every job on that checkpoint, with what is planted in the engine."""
-    engine = lab.engine(path, backend.dtype)
-    with planted(engine, backend.kernel, lab.kernel(path, backend.kernel), drawn, seed):
-        return [capture(engine, job, lab.folder) for job in jobs]
 
 
 def asked_of(drawn: Drawn, model: Path, sound: Path, backends: tuple[Backend, ...]) -> Asked:
