@@ -84,3 +84,22 @@ def test_an_input_that_changed_between_two_that_share_it_is_refused(monkeypatch:
     tap.record("b", x, y, "p")
     with pytest.raises(CaptureError, match="changed a linear's input before another linear had read it"):
         tap.end_step()
+
+
+def test_a_call_of_another_dtype_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be copied together with the others is looked at once; the order and the shared input stay."""
+    monkeypatch.setattr(taps, "asks_later", lambda _: True)
+    sink = KeepingSink()
+    tap = Tap(frozenset("abc"), sink)
+    tap.begin_step(0)
+    x, half, wide = (torch.full((1, 2), 3.0, dtype=d) for d in (torch.float16, torch.float16, torch.float32))
+    tap.record("a", x, half, "p")
+    tap.record("b", x, wide, "p")
+    tap.record("c", x, half * 2, "p")
+    tap.end_step()
+    assert [(c.layer, c.shared_input, c.x.absmax, c.y.absmax) for c in sink.calls] == [
+        ("a", None, 3, 3), ("b", "a", 3, 3), ("c", "a", 3, 6),
+    ]  # fmt: skip
+    kept = sink.tensors[0, "b"][1]
+    assert kept is not None
+    assert kept.dtype == torch.float32
