@@ -11,6 +11,7 @@ from gptq_diff.diagnose.headroom.nearest import Nearest
 from gptq_diff.diagnose.headroom.scaled import scaled_sums
 from gptq_diff.diagnose.headroom.share import Share
 from gptq_diff.diagnose.headroom.unscaled import chain_sums, whole_sums
+from gptq_diff.kernels.fastpath import CHAINS
 
 
 def measure(x_MK: torch.Tensor, share: Share, wanted: tuple[str, ...]) -> dict[str, Nearest]:
@@ -24,7 +25,8 @@ def measure(x_MK: torch.Tensor, share: Share, wanted: tuple[str, ...]) -> dict[s
     if not len(kept_M):
         return {}
     found: dict[str, Nearest | None] = {}
-    if LANE in wanted:
+    chain = CHAINS[share.bits]
+    if LANE in wanted and chain.lane and x_MK.shape[1] % chain.word == 0:  # a rank's rows need not be whole words
         found[LANE] = chain_sums(half_MK, share)
     if {BLOCK, ACCUMULATOR, RESULT} & set(wanted):
         found.update(scaled_sums(half_MK, share, wanted))
