@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,12 +20,32 @@ def diagnose(
         ),
     ] = None,
     reference_model: o.ReferenceModel = None,
+    experiments: Annotated[
+        o.ExperimentsMode,
+        typer.Option(
+            "--experiments",
+            help="Start the engines once more and run bad linears by themselves: those of failing live kernels (auto), "
+            "none, or of every backend (all).",
+        ),
+    ] = o.ExperimentsMode.OFF,
+    backends: Annotated[
+        str | None,
+        typer.Option(
+            "--backends",
+            metavar="A,B@PYTHON",
+            help="Backends to experiment on, with the interpreters that run them here.",
+            show_default="those that --experiments means, as found here",
+        ),
+    ] = None,
+    device: o.Device = "",
+    timeout: o.Timeout = 3600.0,
+    trust_remote_code: o.TrustRemoteCode = False,
     allow_skip: o.AllowSkip = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Say why the bad layers of a finished capture are bad, by what was captured alone; no GPU, no engine."""
+    """Say why the bad layers of a finished capture are bad: by what was captured alone, or with experiments as well."""
     wait_without_spinning()
     from rich.text import Text
 
@@ -33,6 +53,7 @@ def diagnose(
     from gptq_diff.cli.show import show_report
     from gptq_diff.exit_codes import exit_code
     from gptq_diff.session.again import compare_again
+    from gptq_diff.session.live_again import Again
     from gptq_diff.text import one_line
 
     screen = console(quiet=quiet or as_json)
@@ -40,6 +61,17 @@ def diagnose(
     def say(line: str) -> None:
         screen.print(Text(one_line(line)))  # paths in it come from another machine's run.json
 
-    done = compare_again(run, model, reference_model, allow_skip=allow_skip, say=say, judging=False)
+    def heard(backend: str, event: dict[str, Any]) -> None:
+        if event["event"] in {"failed", "further-failed"}:
+            say(f"{backend}: {event['reason']}")
+
+    if backends is not None and experiments is o.ExperimentsMode.OFF:
+        experiments = o.ExperimentsMode.ALL
+    live = None
+    if experiments is not o.ExperimentsMode.OFF:
+        live = Again(experiments.value, backends, device, timeout, trust_remote_code)
+    done = compare_again(
+        run, model, reference_model, allow_skip=allow_skip, say=say, judging=False, live=live, listen=heard
+    )
     show_report(run, done, as_json=as_json, quiet=quiet, verbose=verbose)
     raise typer.Exit(exit_code(done))

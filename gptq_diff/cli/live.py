@@ -62,6 +62,13 @@ class LiveWatcher:
             if finished >= self._steps:
                 self._progress.stop_task(task)
                 self._say(f"{backend}: captured")
+        elif kind == "linear":
+            self._progress.update(task, state=f"experiments: {one_line(event['layer'], 60)}")
+        elif kind == "linear-done":
+            self._progress.update(task, state="done")
+        elif kind == "further-failed":
+            self._progress.update(task, state=f"experiments failed: {one_line(event['reason'], 60)}")
+            self._say(f"{backend}: experiments failed: {one_line(event['reason'])}")
         elif kind == "failed":
             self._progress.update(task, state=f"failed: {one_line(event['reason'], 60)}")
             self._progress.stop_task(task)

@@ -45,6 +45,14 @@ class CaptureMode(str, enum.Enum):
     AUTO = "auto"
 
 
+class ExperimentsMode(str, enum.Enum):
+    """Which kernels are experimented on."""
+
+    AUTO = "auto"
+    OFF = "off"
+    ALL = "all"
+
+
 Model = Annotated[
     str,
     typer.Option("--model", metavar="DIR", help="GPTQ checkpoint: a directory, or a Hub id in the local cache."),
@@ -113,6 +121,14 @@ SweepTokens = Annotated[
         metavar="A:B[:STEP]",
         help="Bring every prompt to A, A + STEP, ... B tokens, and say at which lengths the verdict changes.",
         show_default="prompts as they are",
+    ),
+]
+Experiments = Annotated[
+    ExperimentsMode,
+    typer.Option(
+        "--experiments",
+        help="Run the first bad linear by itself on its live kernel, scaled, sliced, repeated, with 1 to 64 rows: for "
+        "failing backends of other engines than the transformers one, for none, or for all backends, sound ones too.",
     ),
 ]
 Repeats = Annotated[

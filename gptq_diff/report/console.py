@@ -16,6 +16,7 @@ from rich.text import Text
 from gptq_diff.records import Finding, Judgement, Report, Result
 from gptq_diff.report.cleaned import cleaned
 from gptq_diff.report.costs import cost_table
+from gptq_diff.report.experiments import experiment_lines
 from gptq_diff.report.headroom import headroom_lines
 from gptq_diff.report.quantisation import quantisation_line, quantisation_table
 from gptq_diff.report.sweeps import at_the_changes, sweep_lines
@@ -72,6 +73,8 @@ def show(
             console.print(table)
     for block in finding_blocks(report.results):
         console.print(block)
+    for line in experiment_lines(report):
+        console.print(Text(line))
     for result in report.results:
         quantised = quantisation_line(result)
         if quantised is not None:

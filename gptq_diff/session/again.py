@@ -9,6 +9,7 @@ from typing import Callable
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint, resolve_model
 from gptq_diff.errors import CheckpointError, GptqDiffError, UsageError
+from gptq_diff.launch import Listener
 from gptq_diff.records import ModelInfo, Report
 from gptq_diff.report.json_report import read_report
 from gptq_diff.session.asked import RunRecord
@@ -16,17 +17,19 @@ from gptq_diff.session.compare_run import finished_captures, judge_run, report_r
 from gptq_diff.session.decode import Decoder
 from gptq_diff.session.diagnose_run import diagnose_run
 from gptq_diff.session.headroom_run import measure_headroom
+from gptq_diff.session.live_again import Again, Finished, experiments_again
 from gptq_diff.session.main_job import write
 from gptq_diff.session.unfinished import CAPTURED, alone_with, as_far_as_it_came
 
 
 def compare_again(
     root: Path, model: str | None, reference_model: str | None, *, allow_skip: bool, say: Callable[[str], None],
-    judging: bool = True,
+    judging: bool = True, live: Again | None = None, listen: Listener = lambda *_: None,
 ) -> Report:  # fmt: skip
     """Judge and diagnose again what tensors are there; a checkpoint given by hand must be the one of the run.
 
-    judging: False keeps the stored judgements, and says only why bad layers are bad.
+    judging: False keeps the stored judgements, and says only why bad layers are bad. live: starts engines once more,
+    for experiments; listen is told of their workers.
     """
     run = RunDir.open_finished(root)
     with alone_with(run):
@@ -41,6 +44,8 @@ def compare_again(
                 record = _judged_again(run, record, judge, loaded, say)
             diagnose_run(run, record, judge, loaded)
             measure_headroom(run, record, finished_captures(record, run), judge, loaded)
+            if live is not None:
+                experiments_again(Finished(run, record, judge, loaded), live, listen, say)
         else:
             why = loaded if isinstance(loaded, str) else judge
             say(f"nothing is computed again, what is stored is used: {why}; give --model DIR where it lies")

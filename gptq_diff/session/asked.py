@@ -39,6 +39,7 @@ class Asked:
     capture: "auto", "full" or "stats"; capture_budget in bytes.
     tensor_parallel: processes that share a model, for the engines that can; the others use one.
     sweep: the lengths that the prompts were brought to (--sweep-tokens).
+    experiments: "auto", "off" or "all" (gptq_diff.session.live_subjects).
     """
 
     model: Path
@@ -61,6 +62,7 @@ class Asked:
     full_hash: bool = False
     original: Path | None = None
     sweep: Lengths | None = None
+    experiments: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from gptq_diff.launch import Listener, Load, Outcome, run_load
 from gptq_diff.records import ORIGINAL, ModelInfo
 from gptq_diff.session.asked import Asked, Backend, BackendRecord, RunRecord
 from gptq_diff.session.devices import device_of, gpu_variables
+from gptq_diff.session.live_load import Live
 from gptq_diff.session.original import original_info
 from gptq_diff.stage import stage_package
 
@@ -62,8 +63,11 @@ def loads_of(asked: Asked) -> list[list[Backend]]:
     return [*([first] if first else []), *groups]
 
 
-def capture_all(asked: Asked, run: RunDir, record: RunRecord, listen: Listener) -> RunRecord:
-    """Run every load; run.json is rewritten after each, so an interrupted run says how far it came."""
+def capture_all(asked: Asked, run: RunDir, record: RunRecord, listen: Listener, live: Live | None = None) -> RunRecord:
+    """Run every load; run.json is rewritten after each, so an interrupted run says how far it came.
+
+    live: makes experiments while the engines are there.
+    """
     run.write_run(record.to_json())
     run.write_prompts(asked.prompts)
     staged = stage_package(cache_dir())
@@ -73,7 +77,10 @@ def capture_all(asked: Asked, run: RunDir, record: RunRecord, listen: Listener) 
             if asked.teacher_force and backends[0].name != asked.reference and len(forced) < len(asked.prompts):
                 outcomes = [Outcome(b.name, failure=NOTHING_TO_FORCE) for b in backends]
             else:
-                outcomes = run_load(_load(asked, run, staged, backends, forced), listen)
+                of_load = None if live is None else live.of_load(backends, [p.id for p in asked.prompts])
+                outcomes = run_load(_load(asked, run, staged, backends, forced), listen, of_load)
+                if of_load is not None:
+                    of_load.close(outcomes)
             record = _with_outcomes(record, outcomes, run.log(backends[0].name).relative_to(run.root))
             run.write_run(record.to_json())
             if asked.teacher_force and backends[0].name == asked.reference:
@@ -106,14 +113,19 @@ def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forc
         tensor_parallel=asked.tensor_parallel if first.engine in SHARING else 1,
         original=str(asked.original) if first.kernel == ORIGINAL and asked.original is not None else "",
     )  # fmt: skip
-    environment = {
-        **gpu_variables(first.engine, asked.device, os.environ),
+    variables = worker_variables(first.engine, asked.device)
+    return Load(Path(first.python), staged, run.log(first.name).absolute(), asked.timeout, variables, spec)
+
+
+def worker_variables(engine: str, device: str) -> dict[str, str]:
+    """What a worker of that engine finds in its environment."""
+    return {
+        **gpu_variables(engine, device, os.environ),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "NUMBA_CACHE_DIR": str(cache_dir() / "numba"),
         "PYTHONUNBUFFERED": "1",
     }
-    return Load(Path(first.python), staged, run.log(first.name).absolute(), asked.timeout, environment, spec)
 
 
 def _with_outcomes(record: RunRecord, outcomes: list[Outcome], log: Path) -> RunRecord:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Callable
 
 import gptq_diff
@@ -17,6 +19,7 @@ from gptq_diff.report.cleaned import cleaned
 from gptq_diff.session.asked import BackendRecord, RunRecord
 from gptq_diff.session.decode import Decoder
 from gptq_diff.session.determinism import settle
+from gptq_diff.session.experiments_store import with_experiments
 from gptq_diff.session.headroom_run import headroom_file, nearest_of_all, noted, read_headroom
 from gptq_diff.session.sweep import sweeps
 
@@ -46,21 +49,27 @@ class Judged:
 
 
 def judge_run(
-    run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint, progress: Callable[[int, int], None]
-) -> Judged:
-    """Judge every kept tensor and store the judgements; a pruned capture keeps the judgements it had."""
+    run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint, progress: Callable[[int, int], None],
+    known: Mapping[Key, float] = MappingProxyType({}),
+) -> Judged:  # fmt: skip
+    """Judge every kept tensor and store the judgements; a pruned capture keeps the judgements it had.
+
+    known: captures that have just been judged, with the seconds that it took.
+    """
     captures = open_captures(run, finished_captures(record, run), record.reference)
-    judged = judge_captures(captures, judge, loaded, progress)
+    judged = judge_captures({k: c for k, c in captures.items() if k not in known}, judge, loaded, progress)
     for key, fresh in judged.items():
         merged = {(j.step, j.stored): j for j in read_judged(run.judged(*key))}
         merged.update({(j.step, j.stored): j for j in fresh})
         write_judged(run.judged(*key), sorted(merged.values(), key=lambda j: (j.step, j.index, len(j.part), j.part)))
-        captures[key].reader.close()
     calls = sum(len(places) for captured in captures.values() for places in captured.places.values())
+    before = sum(len(read_judged(run.judged(*key))) for key in captures if key in known)
     seconds: dict[str, float] = {}
-    for (backend, _), captured in captures.items():
-        seconds[backend] = seconds.get(backend, 0.0) + captured.seconds
-    return Judged(sum(map(len, judged.values())), calls, seconds)
+    for (backend, prompt), captured in captures.items():
+        took = known.get((backend, prompt), captured.seconds)
+        seconds[backend] = seconds.get(backend, 0.0) + took
+        captured.reader.close()
+    return Judged(sum(map(len, judged.values())) + before, calls, seconds)
 
 
 def report_run(run: RunDir, record: RunRecord, decoder: Decoder) -> Report:
@@ -78,7 +87,7 @@ def report_run(run: RunDir, record: RunRecord, decoder: Decoder) -> Report:
         found = read_findings(run.findings(backend, prompt))
         if found is not None:
             result = replace(result, findings=found)
-        result = noted(result, measured[backend, prompt])
+        result = with_experiments(noted(result, measured[backend, prompt]), run)
         results.append(settle(result, run, backends[backend].finished, judgements))
     for reader in readers.values():
         reader.close()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint
+from gptq_diff.compare.judge_run import Key
 from gptq_diff.records import Report
 from gptq_diff.report.json_report import write_report
 from gptq_diff.session.asked import Asked, RunRecord
@@ -16,6 +19,7 @@ from gptq_diff.session.decode import Decoder
 from gptq_diff.session.diagnose_run import diagnose_run
 from gptq_diff.session.headroom_run import measure_headroom
 from gptq_diff.session.keep import keep_what_was_asked
+from gptq_diff.session.live_load import Live
 
 
 class Watcher(Protocol):
@@ -35,15 +39,20 @@ def run_job(asked: Asked, run: RunDir, watcher: Watcher) -> Report:
         if asked.reference_model != asked.model:
             judge = open_checkpoint(asked.reference_model, trust_remote_code=asked.trust_remote_code)
         record = start_record(asked, model, judge)
-        record = capture_all(asked, run, record, watcher.worker)
-        return compare_and_write(run, record, judge, model, watcher)
+        live = Live(run, asked.experiments, asked.reference, judge, model)
+        record = capture_all(asked, run, record, watcher.worker, live)
+        return compare_and_write(run, record, judge, model, watcher, live.judged)
 
 
 def compare_and_write(
-    run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint, watcher: Watcher
-) -> Report:
-    """Judge, say why, report, drop tensors that --capture does not ask for: last, since all else reads them."""
-    record = judge_run(run, record, judge, loaded, watcher.judging).noted(record)
+    run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint, watcher: Watcher,
+    known: Mapping[Key, float] = MappingProxyType({}),
+) -> Report:  # fmt: skip
+    """Judge, say why, report, drop tensors that --capture does not ask for: last, since all else reads them.
+
+    known: as in judge_run.
+    """
+    record = judge_run(run, record, judge, loaded, watcher.judging, known).noted(record)
     diagnose_run(run, record, judge, loaded)
     measure_headroom(run, record, finished_captures(record, run), judge, loaded)
     report = report_run(run, record, Decoder(loaded.path))

@@ -70,10 +70,11 @@ def prepare_backends(names: str | None, reference: str, original: Path | None = 
     requests = with_original(requests, original, named=names is not None)
     if reference not in {r.preset.name for r in requests}:
         requests = (BackendRequest(preset_named(reference)), *requests)
-    return tuple(_backend(r) for r in requests)
+    return tuple(prepare_backend(r) for r in requests)
 
 
-def _backend(request: BackendRequest) -> Backend:
+def prepare_backend(request: BackendRequest) -> Backend:
+    """The preset with the interpreter that runs it; UsageError where none here can."""
     preset = request.preset
     if request.python is not None:
         python = interpreter(request.python)

@@ -136,7 +136,7 @@ class TestRepeats:
     ) -> None:
         """A backend that gave other outputs for the same inputs stays nondeterministic after --capture stats."""
 
-        def unsteady(load: Load, listen: Listener) -> list[Outcome]:
+        def unsteady(load: Load, listen: Listener, follow_up: object = None) -> list[Outcome]:
             outcomes = run_here(load, listen)
             if load.spec.jobs[0].backend == "hf-fp16":
                 nudge(Path(load.spec.jobs[1].out))
@@ -166,7 +166,7 @@ class TestInterrupted:
     def cut_short(self, again: Again, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> Again:
         """hf-fp32 ran, hf-fp16 finished its capture, then Ctrl-C came before sim-gptq's."""
 
-        def load(load: Load, listen: Listener) -> list[Outcome]:
+        def load(load: Load, listen: Listener, follow_up: object = None) -> list[Outcome]:
             if load.spec.jobs[0].backend != "hf-fp32":
                 shutil.copytree(again.root / "captures" / "hf-fp32", again.root / "captures" / "hf-fp16")
                 (again.root / "captures" / "sim-gptq" / "p1").mkdir(parents=True)

@@ -55,7 +55,7 @@ def test_workers_are_told(small_model: Path, tmp_path: Path, monkeypatch: pytest
     """The spec has the device, the environment forbids TF32, whatever the user's own says."""
     loads: list[Load] = []
 
-    def watched(load: Load, listen: Listener) -> list[Outcome]:
+    def watched(load: Load, listen: Listener, follow_up: object = None) -> list[Outcome]:
         loads.append(load)
         return run_here(load, listen)
 

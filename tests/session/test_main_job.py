@@ -57,7 +57,7 @@ class TestSoundModel:
     ) -> None:
         """Running free in its place would be another experiment than the one asked for."""
 
-        def failing(load: Load, listen: Listener) -> list[Outcome]:
+        def failing(load: Load, listen: Listener, follow_up: object = None) -> list[Outcome]:
             assert load.spec.jobs[0].backend == "hf-fp32"
             return [Outcome("hf-fp32", failure="gone")]
 
@@ -189,7 +189,7 @@ class TestFailedBackends:
         """Backends named in it fail before their first prompt."""
         names: set[str] = set()
 
-        def load(load: Load, listen: Listener) -> list[Outcome]:
+        def load(load: Load, listen: Listener, follow_up: object = None) -> list[Outcome]:
             backends = {job.backend for job in load.spec.jobs}
             if backends & names:
                 return [Outcome(b, failure="its worker\x1b[31m was killed") for b in sorted(backends)]
@@ -234,7 +234,7 @@ class TestFailedBackends:
     ) -> None:
         """A worker that dies in the second run of a prompt leaves the first one's verdict."""
 
-        def load(load: Load, listen: Listener) -> list[Outcome]:
+        def load(load: Load, listen: Listener, follow_up: object = None) -> list[Outcome]:
             outcomes = run_here(load, listen)
             for outcome in outcomes:
                 if outcome.backend == "hf-fp16":
@@ -251,7 +251,7 @@ class TestFailedBackends:
 def test_an_interruption_is_written_down(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C passes on, and run.json says how far the run came."""
 
-    def interrupted(load: Load, listen: Listener) -> list[Outcome]:
+    def interrupted(load: Load, listen: Listener, follow_up: object = None) -> list[Outcome]:
         if load.spec.jobs[0].backend == "hf-fp16":
             raise KeyboardInterrupt
         return run_here(load, listen)

@@ -120,7 +120,7 @@ class TestRuns:
     ) -> None:
         """Where every kernel failed, nothing was compared: exit 3, whatever --allow-skip says."""
 
-        def failing(load: Load, listen: Listener) -> list[Outcome]:
+        def failing(load: Load, listen: Listener, follow_up: object = None) -> list[Outcome]:
             if load.spec.original:
                 return run_here(load, listen)
             return [Outcome(b, failure="died") for b in dict.fromkeys(job.backend for job in load.spec.jobs)]

@@ -90,6 +90,11 @@ Answers = Mapping[str, Answer]
 """By the name of the call."""
 
 
+def counted(number: int, what: str) -> str:
+    """`1 output`, `2 outputs`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 class Probe(abc.ABC):
     """One experiment. name: in reports, and before the / in the names of its calls.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from gptq_diff.diagnose.experiments.base import Answer, Answers, Probe, Subject
+from gptq_diff.diagnose.experiments.base import Answer, Answers, Probe, Subject, counted
 from gptq_diff.diagnose.experiments.distance import distance, farthest
 from gptq_diff.diagnose.experiments.repeats import noise_share
 from gptq_diff.jobs import LinearCall
@@ -46,7 +46,9 @@ class DirtyMemory(Probe):
         }  # fmt: skip
         finding = None
         if new_nan > 0 or share > max(1.0, 2 * noise_share(clean, own)):
-            nan = f"{new_nan} outputs become NaN" if new_nan > 0 else f"y changes by {apart.l2_rel:.1e} (relative l2)"
+            nan = f"y changes by {apart.l2_rel:.1e} (relative l2)"
+            if new_nan > 0:
+                nan = f"{counted(new_nan, 'output')} more are NaN"
             evidence = (f"with NaN left in free memory {nan}: the kernel reads memory that nobody has written",)
             finding = Finding("race-or-uninitialised", 0.9, evidence, subject.layer)
         elif apart.differing and not own.differing:

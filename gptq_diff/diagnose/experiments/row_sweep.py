@@ -10,7 +10,7 @@ import torch
 
 from gptq_diff.compare.results import BAD_KINDS
 from gptq_diff.diagnose.experiments.answers import same_bits
-from gptq_diff.diagnose.experiments.base import Answer, Answers, Probe, Subject
+from gptq_diff.diagnose.experiments.base import Answer, Answers, Probe, Subject, counted
 from gptq_diff.diagnose.experiments.boundary import error_border, runs, single_border
 from gptq_diff.jobs import LinearCall
 from gptq_diff.records import Experiment, Finding, RowRange
@@ -102,7 +102,7 @@ def _in_words(ranges: list[RowRange]) -> str:
 
 def _span(r: RowRange) -> str:
     if r.first == r.last:
-        return f"{r.first} row{'s' if r.first > 1 else ''}"
+        return counted(r.first, "row")
     return f"{r.first} to {r.last} rows"
 
 
@@ -113,7 +113,7 @@ def _spans(ranges: list[RowRange]) -> str:
 
 def _verdict(r: RowRange) -> str:
     if r.nonfinite:
-        return f"{r.nonfinite} outputs not finite"
+        return f"{counted(r.nonfinite, 'output')} not finite"
     return "no error" if r.local_l2_rel is None else f"error {r.local_l2_rel:.1e}"
 
 

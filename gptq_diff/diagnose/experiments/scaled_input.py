@@ -5,7 +5,7 @@ A linear is linear: y(x / 2^s) * 2^s = y(x). Halving is exact, so an error that 
 
 from __future__ import annotations
 
-from gptq_diff.diagnose.experiments.base import Answers, Probe, Subject
+from gptq_diff.diagnose.experiments.base import Answers, Probe, Subject, counted
 from gptq_diff.jobs import LinearCall
 from gptq_diff.records import Experiment, Finding, Judgement
 
@@ -56,10 +56,10 @@ class ScaledInput(Probe):
 
 
 def _cured(whole: Judgement, cured: Judgement, halvings: int) -> str:
-    lost = f"{whole.nonfinite} outputs are not finite" if whole.nonfinite else f"the error is {_size(whole)}"
+    lost = f"loses {counted(whole.nonfinite, 'output')}" if whole.nonfinite else f"errs by {_size(whole)}"
     return (
-        f"divided by {2**halvings:,} before and multiplied back after, every output is right (error {_size(cured)}); "
-        f"with x itself {lost}, and the exact answer is at most {whole.exact_absmax:,.5g}"
+        f"x / {2**halvings:,} gives the right answer (y times {2**halvings:,}, error {_size(cured)}), where x itself "
+        f"{lost}; the exact answer is at most {whole.exact_absmax:,.5g}"
     )
 
 

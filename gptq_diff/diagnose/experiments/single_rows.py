@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gptq_diff.diagnose.experiments.base import Answers, Probe, Subject
+from gptq_diff.diagnose.experiments.base import Answers, Probe, Subject, counted
 from gptq_diff.jobs import LinearCall
 from gptq_diff.records import Experiment
 
@@ -33,12 +33,13 @@ class SingleRows(Probe):
             "rows": len(answers), "bad_alone": len(alone), "bad_together": len(bad),
             "bad_together_only": len(bad.difference(alone)), "bad_alone_only": len(set(alone).difference(bad)),
         }  # fmt: skip
-        evidence = [f"{len(alone)} of {len(answers)} rows fail alone{_named(sorted(alone))}"]
+        evidence = [f"{len(alone)} of {counted(len(answers), 'row')} fail alone{_named(sorted(alone))}"]
         if bad and not alone:
             said = "" if paths == [subject.path] else f" ({', '.join(paths)} runs there, {subject.path} with all rows)"
-            evidence.append(f"the {len(bad)} rows that fail together with the others do not fail alone{said}")
+            together = f"the {counted(len(bad), 'row')} wrong together with others"
+            evidence.append(f"{together} {'is' if len(bad) == 1 else 'are'} right alone{said}")
         elif bad.difference(alone):
-            evidence.append(f"only together with others fail{_named(sorted(bad.difference(alone)), ' ')}")
+            evidence.append(f"wrong only together with others: {_named(sorted(bad.difference(alone)), '')}")
         did = "every captured row by itself, in a call of one row"
         return Experiment(self.name, subject.layer, subject.step, did, figures, tuple(evidence), None)
 

@@ -13,7 +13,7 @@ from gptq_diff.records import Judgement
 
 MOST_ROWS = 512
 """Rows that a call is made with: more than any kernel's boundary between paths."""
-MOST_BAD = 32
+MOST_BAD = 64
 """Bad rows that are looked at."""
 
 
@@ -48,7 +48,7 @@ def subject_of(where: Where, weight: Weight, call: CapturedCall, judgement: Judg
 
 
 def worst_first(weight: Weight, call: CapturedCall, rows: list[int]) -> list[int]:
-    """Rows that are bad by themselves, those with the most lost outputs first, then the largest errors; 32 at most."""
+    """Rows that are bad by themselves, those with the most lost outputs first, then the largest errors; 64 at most."""
     single = [
         CapturedCall(call.step, i, call.path, call.x_MK[row : row + 1], call.y_MN[row : row + 1], None)
         for i, row in enumerate(rows)

@@ -31,7 +31,7 @@ def test_a_fast_path_that_overflows_is_told_as_such(bench: Bench) -> None:
     assert scaled.figures["halvings"] == 1
     assert scaled.figures["input_absmax"] == 9000
     assert scaled.finding is not None and scaled.finding.confidence == 0.9
-    assert "divided by 2 before and multiplied back after, every output is right" in scaled.evidence[0]
+    assert "x / 2 gives the right answer (y times 2, error " in scaled.evidence[0]
     assert found["single-rows"].evidence == ("1 of 12 rows fail alone: row 3",)
     assert sweep.figures["path_border"] == sweep.figures["verdict_border"] == sweep.figures["bits_border"] == 50
     assert [(r.first, r.last, r.path, r.kind) for r in sweep.ranges] == [
@@ -141,7 +141,7 @@ def test_memory_that_was_not_cleared_shows_nan(bench: Bench, monkeypatch: pytest
     found = bench.experiments(kernel, bench.x())
     assert findings(found) == {"dirty-memory": "race-or-uninitialised"}
     assert found["dirty-memory"].figures["new_nan"] == 64
-    assert "with NaN left in free memory 64 outputs become NaN" in found["dirty-memory"].evidence[0]
+    assert "with NaN left in free memory 64 outputs more are NaN" in found["dirty-memory"].evidence[0]
 
 
 def test_a_bias_in_the_kernel_shows_in_zero(bench: Bench) -> None:
@@ -214,7 +214,7 @@ def test_rows_that_fail_only_together_are_told(bench: Bench) -> None:
 
     found = bench.experiments(kernel, bench.x())
     assert found["single-rows"].evidence == (
-        "0 of 12 rows fail alone", "the 1 rows that fail together with the others do not fail alone",
+        "0 of 12 rows fail alone", "the 1 row wrong together with others is right alone",
     )  # fmt: skip
 
 
