@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.faults.models import ModelChoice, draw_model, draw_prompt
+from benchmarks.faults.models import TINY, ModelChoice, draw_model, draw_prompt
 from benchmarks.faults.plant.catalogue import ALONE_ONLY, IN_ONE_LAYER, KINDS
 from benchmarks.faults.plant.fault import Fault, Floats, Model, Site, Unplantable
 from benchmarks.faults.plant.linear import Array, Linear
@@ -41,7 +41,7 @@ class Place(Protocol):
     def takes(self, fault: Fault) -> bool:
         """Whether it can be planted there as it was drawn."""
 
-    def ways(self, kind: str, choice: ModelChoice) -> tuple[str, ...]:
+    def ways(self, kind: str) -> tuple[str, ...]:
         """ "bytes", "engine": how such a fault can be planted there."""
 
     def stored(self, choice: ModelChoice) -> Model:
@@ -107,14 +107,22 @@ class Overlay:
         return replace(linear, **{part: array for part, array in parts.items() if array is not None})
 
 
-def draw_fault(place: Place, seed: int, number: int) -> Drawn:
-    """Fault `number` of that seed; the same every time."""
+def plantable(place: Place) -> list[str]:
+    """The kinds that can be planted there, in some model."""
+    options = [o for o in TINY.values() if place.usable(o)]
+    return [k for k in KINDS if place.ways(k) and any(WANTED.get(k, lambda _: True)(o) for o in options)]
+
+
+def draw_fault(place: Place, seed: int, number: int, order: int) -> Drawn:
+    """Fault `number` of that seed, the same every time; order: how many were drawn for this place before it."""
     rng = np.random.default_rng([seed, number, 1])
-    turn = np.random.default_rng([seed, number // len(CYCLE), 2]).permutation(len(CYCLE))
-    drawn_as = CYCLE[int(turn[number % len(CYCLE)])]
+    alone = plantable(place)
+    cycle = [drawn_as for drawn_as in CYCLE if drawn_as in alone or drawn_as not in KINDS]
+    turn = np.random.default_rng([seed, order // len(cycle), 2]).permutation(len(cycle))
+    drawn_as = cycle[int(turn[order % len(cycle)])]
     why: Unplantable | None = None
     for _ in range(ATTEMPTS):
-        kinds = _kinds(rng, drawn_as)
+        kinds = _kinds(rng, drawn_as, alone)
         try:
             return _attempt(place, rng, drawn_as, kinds)
         except Unplantable as e:
@@ -122,11 +130,12 @@ def draw_fault(place: Place, seed: int, number: int) -> Drawn:
     raise Unplantable(f"{drawn_as} found no place in {ATTEMPTS} attempts on {place.name}: {why}")
 
 
-def _kinds(rng: np.random.Generator, drawn_as: str) -> tuple[str, ...]:
+def _kinds(rng: np.random.Generator, drawn_as: str, known: Sequence[str]) -> tuple[str, ...]:
     if drawn_as == PAIRED_LAYER:
-        return IN_ONE_LAYER[int(rng.integers(len(IN_ONE_LAYER)))]
+        pairs = [pair for pair in IN_ONE_LAYER if set(pair) <= set(known)]
+        return pairs[int(rng.integers(len(pairs)))]
     if drawn_as == PAIRED_MODEL:
-        free = [kind for kind in KINDS if kind not in ALONE_ONLY]
+        free = [kind for kind in known if kind not in ALONE_ONLY]
         return (str(rng.choice(free)), str(rng.choice(free)))
     return (drawn_as,)
 
@@ -136,7 +145,6 @@ WANTED: dict[str, Callable[[BuildOptions], bool]] = {
     "ambiguous-zero": lambda o: o.sym is False and o.checkpoint_format != "gptq_v2",
     "g-idx-ignored": lambda o: bool(o.desc_act) and o.group_size != -1,
     "scale-group": lambda o: o.group_size != -1,
-    "bias": lambda o: o.kv_heads is not None or o.sym is not None or o.hidden is not None or o.group_size == 32,
     "all-reduce": lambda o: not o.desc_act,
 }
 """What a model must be for a kind to make sense; attempts sort out the rest."""
@@ -152,10 +160,7 @@ def _attempt(place: Place, rng: np.random.Generator, drawn_as: str, kinds: tuple
         return place.usable(options) and all(WANTED.get(kind, lambda _: True)(options) for kind in kinds)
 
     choice = draw_model(rng, usable, place.small)
-    ways = [place.ways(kind, choice) for kind in kinds]
-    if not all(ways):
-        raise Unplantable("there is no way to plant it there")
-    chosen = [str(rng.choice(w)) for w in ways]
+    chosen = [str(rng.choice(place.ways(kind))) for kind in kinds]
     kernels = place.kernels(choice)
     kernel = str(rng.choice(kernels))
     run = draw_run(place, rng, choice, kernel, decoding="row-path" in kinds)

@@ -16,8 +16,26 @@ from benchmarks.faults.threshold import Wide, share_of_input, share_of_product, 
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.checkpoint.reader import Checkpoint
 
-Effects = list[dict[str, float]]
-"""For every fault: linear -> share of the threshold ("" for what no linear has)."""
+
+@dataclass(frozen=True)
+class Effect:
+    """One fault in one linear, in units of the threshold.
+
+    share: of what was planted. felt: of all that the captured product departs from the exact one by, rounding
+    included; None where that is not what the fault changes. An engine may not read what was damaged: see `unread`.
+    """
+
+    share: float
+    felt: float | None = None
+
+    @property
+    def unread(self) -> bool:
+        """Whether the product is as if nothing had been planted."""
+        return self.felt is not None and self.share >= 1.0 and self.felt < 1.0 and self.felt < self.share / 2
+
+
+Effects = list[dict[str, Effect]]
+"""For every fault: linear -> its effect ("" for what no linear has)."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,7 @@ def effects_of(faults: Sequence[Fault], sound: Model, judge: Checkpoint, seen: S
     for fault in faults:
         after = Overlay(model, Fault(fault.kind, "", (), changed=fault.changed, misread=fault.misread))
         if fault.between is not None:
-            found.append({"": _between(fault, seen)})
+            found.append({"": Effect(_between(fault, seen))})
         else:
             found.append({name: _of_linear(fault, name, model, after, sound, judge, seen) for name in fault.layers})
         model = after
@@ -44,8 +62,8 @@ def effects_of(faults: Sequence[Fault], sound: Model, judge: Checkpoint, seen: S
 
 def _of_linear(
     fault: Fault, name: str, before: Model, after: Model, sound: Model, judge: Checkpoint, seen: Seen
-) -> float:
-    shares = [0.0]
+) -> Effect:
+    shares, felt = [0.0], [0.0]
     linear = sound.linear(name)
     changes = fault.changes.get(name, [])
     for number, (path, x_MK, y_MN) in enumerate(_calls(seen.broken, name, fault.at)):
@@ -62,8 +80,11 @@ def _of_linear(
             else:
                 with np.errstate(invalid="ignore"):
                     change_MN = x_MK @ (after.linear(name).weight() - before.linear(name).weight())
-            shares.append(share_of_product(path, judge.packed(name), linear.weight(), x_MK, change_MN))
-    return max(shares)
+            packed, weight_KN = judge.packed(name), linear.weight()
+            shares.append(share_of_product(path, packed, weight_KN, x_MK, change_MN))
+            with np.errstate(invalid="ignore"):
+                felt.append(share_of_product(path, packed, weight_KN, x_MK, y_MN - x_MK @ weight_KN))
+    return Effect(max(shares), max(felt) if len(felt) > 1 else None)
 
 
 def _calls(reader: CaptureReader, name: str, at: str) -> Iterator[tuple[str, Wide, Wide]]:
@@ -111,5 +132,14 @@ def _between(fault: Fault, seen: Seen) -> float:
 
 
 def as_json(effects: Effects) -> list[dict[str, Any]]:
-    """Infinity as the word, since JSON has none."""
-    return [{k: (v if np.isfinite(v) else "inf") for k, v in one.items()} for one in effects]
+    """Shares, infinity as the word, since JSON has none; 0 where the engine did not read what was damaged."""
+    return [{k: _said(0.0 if e.unread else e.share) for k, e in one.items()} for one in effects]
+
+
+def _said(share: float) -> float | str:
+    return share if np.isfinite(share) else "inf"
+
+
+def unread(effects: Effects) -> list[str]:
+    """The linears that an engine did not read what was damaged of."""
+    return [name for one in effects for name, e in one.items() if e.unread]

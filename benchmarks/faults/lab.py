@@ -70,6 +70,7 @@ class Lab:
     """Whether copies of checkpoints are one file again, as every engine reads it."""
 
     def __init__(self, folder: Path, small: float) -> None:
+        folder.mkdir()
         self.folder, self.small = folder, small
         self.stored = lru_cache(maxsize=None)(lambda choice: Stored(choice.path()))
         self._engines = lru_cache(maxsize=12)(load)
@@ -103,7 +104,7 @@ class Lab:
             kernel = "sim-exllama" if rows <= FAST_ROWS[bits] else "sim-reconstruct"
         return PATHS[kernel]
 
-    def ways(self, kind: str, choice: ModelChoice) -> tuple[str, ...]:  # noqa: ARG002
+    def ways(self, kind: str) -> tuple[str, ...]:
         """Both, but for kinds that only one of them has."""
         if kind in BYTES_ONLY:
             return ("bytes",)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from benchmarks.faults.plant.fault import Unplantable
 from gptq_diff.models.build import build_model
 from gptq_diff.models.options import BuildOptions
 
@@ -28,6 +29,7 @@ TINY = {
     "3bit-g32": BuildOptions(bits=3, group_size=32, kv_heads=4),
     "3bit-asym-g64": BuildOptions(bits=3, group_size=64, sym=False, hidden=256, intermediate=512),
     "2bit-g64": BuildOptions(bits=2, group_size=64, kv_heads=4),
+    "2bit-asym-g64": BuildOptions(bits=2, group_size=64, kv_heads=4, sym=False),
     "2bit-asym-v2-g32": BuildOptions(bits=2, group_size=32, kv_heads=4, sym=False, checkpoint_format="gptq_v2"),
 }
 """Name -> options of tiny-qwen2."""
@@ -77,7 +79,10 @@ def draw_model(rng: np.random.Generator, usable: Callable[[BuildOptions], bool],
     real = [name for name, options in SMOLLM2.items() if usable(options)]
     if real and rng.random() < small:
         return ModelChoice(str(rng.choice(real, p=_mostly_first(len(real)))))
-    return ModelChoice(str(rng.choice([n for n, o in TINY.items() if usable(o)])), int(rng.integers(SEEDS)))
+    tiny = [name for name, options in TINY.items() if usable(options)]
+    if not tiny:
+        raise Unplantable("no model has what all of it needs")
+    return ModelChoice(str(rng.choice(tiny)), int(rng.integers(SEEDS)))
 
 
 def _mostly_first(count: int) -> list[float]:

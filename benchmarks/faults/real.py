@@ -18,6 +18,7 @@ from benchmarks.faults import served
 from benchmarks.faults.draw import Drawn
 from benchmarks.faults.lab import REFERENCE, Lab
 from benchmarks.faults.models import ModelChoice
+from benchmarks.faults.plant import ambiguous_zero
 from benchmarks.faults.plant.fault import Fault
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.environments.find import python_of
@@ -28,11 +29,13 @@ from gptq_diff.session.capture_all import cache_dir
 from gptq_diff.stage import stage_package
 
 IN_BYTES = frozenset({
-    "ambiguous-zero", "bias", "dtype", "g-idx-ignored", "nan-input", "nan-weights", "nibble-order", "outside-linears",
+    "bias", "dtype", "g-idx-ignored", "nan-input", "nan-weights", "nibble-order", "outside-linears",
     "result-overflow", "scale-group", "shard-order", "unknown", "zero-point-shift",
 })  # fmt: skip
 IN_ENGINE = frozenset({"bias", "clamp", "dtype", "race-or-uninitialised", "row-path", "unknown"})
 """What is done to a kernel's product, below the tap."""
+OWN_DEFECT = {"gptqmodel": ("bytes", "engine"), "auto_gptq": ("engine",)}
+"""Engine -> how it comes to read ambiguous zero points as 0: by itself ("engine"); auto_gptq knows no v2."""
 UNREAD = {"vllm": frozenset({"zero-point-shift", "ambiguous-zero"})}
 """Engine -> kinds without effect there: vLLM's CPU kernel takes symmetric checkpoints only and reads no zero point."""
 
@@ -49,7 +52,7 @@ class RealEngine:
         """What its kernels load."""
         if self.name == "vllm":
             return options.bits in (None, 4) and options.sym is not False and not options.desc_act
-        return True
+        return self.name != "auto_gptq" or options.checkpoint_format != "gptq_v2"  # which it takes for v1
 
 
 ENGINES = (
@@ -83,14 +86,23 @@ class RealLab(Lab):
         """None of exllama's."""
         return kernel
 
-    def ways(self, kind: str, choice: ModelChoice) -> tuple[str, ...]:  # noqa: ARG002
+    def ways(self, kind: str) -> tuple[str, ...]:
         """In the checkpoint, or what can be done to a product."""
         if kind in UNREAD.get(self.name, ()):
             return ()
+        if kind == ambiguous_zero.KIND:
+            return OWN_DEFECT[self.name]
         return tuple(way for way, kinds in (("bytes", IN_BYTES), ("engine", IN_ENGINE)) if kind in kinds)
 
     def takes(self, fault: Fault) -> bool:
-        """No kernel of the engine can be made to read other weights, and none of its modules is patched."""
+        """No kernel of the engine can be made to read other weights, and none of its modules is patched.
+
+        But these two read ambiguous zero points as 0 by themselves, so there is nothing to plant: GPTQModel where it
+        converts v1 to v2, auto_gptq in the class that it takes without activation order and for other than 3 bit.
+        """
+        if fault.kind == ambiguous_zero.KIND and fault.misread:
+            linears = fault.misread.values()
+            return self.name == "gptqmodel" or not any(one.desc_act or one.bits == 3 for one in linears)
         return not fault.misread and fault.patch is None
 
     def backend(self, drawn: Drawn) -> Backend:

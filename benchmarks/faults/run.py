@@ -13,7 +13,7 @@ import contextlib
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +91,28 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 def places(environments: Path, *, quick: bool) -> Iterator[Callable[..., dict[str, Any]]]:
     """Makes the run of a seed and a number: even ones in this process, odd ones on the real engines in turn."""
     with scratch() as folder, contextlib.ExitStack() as open_:
-        labs: list[Lab] = [Lab(folder, small=0.08 if quick else 0.3)]
+        labs: list[Lab] = [Lab(folder / "process", small=0.08 if quick else 0.3)]
         if not quick:
-            labs += [RealLab(folder, 0.1, engine, python) for engine, python in found_engines(environments)]
+            found = found_engines(environments)
+            labs += [RealLab(folder / engine.name, 0.1, engine, python) for engine, python in found]
         for lab in labs:
             open_.callback(lab.close)
 
         def run(seed: int, number: int, *, healthy: bool, keep: Path | None) -> dict[str, Any]:
-            real = labs[1:]
-            lab = real[number // 2 % len(real)] if number % 2 and real else labs[0]
-            return trial(lab, seed, number, healthy=healthy, keep=keep)
+            lab, order = whose(number, labs)
+            return trial(lab, seed, number, order, healthy=healthy, keep=keep)
 
         yield run
+
+
+def whose(number: int, labs: Sequence[Lab]) -> tuple[Lab, int]:
+    """Where a number runs, and how many before it ran there."""
+    if len(labs) == 1:
+        return labs[0], number
+    if number % 2 == 0:
+        return labs[0], number // 2
+    real = labs[1:]
+    return real[number // 2 % len(real)], number // 2 // len(real)
 
 
 def ids(faults: int, healthy: int) -> Iterator[str]:

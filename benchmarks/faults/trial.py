@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.faults.draw import Drawn, Overlay, draw_fault
-from benchmarks.faults.effect import Effects, Seen, as_json, effects_of
+from benchmarks.faults.effect import Effects, Seen, as_json, effects_of, unread
 from benchmarks.faults.healthy import draw_healthy
 from benchmarks.faults.lab import REFERENCE, Lab, checkpoints
 from benchmarks.faults.plant.fault import Fault
@@ -36,10 +36,10 @@ from gptq_diff.session.main_job import write
 Json = dict[str, Any]
 
 
-def trial(lab: Lab, seed: int, number: int, *, healthy: bool, keep: Path | None = None) -> Json:
+def trial(lab: Lab, seed: int, number: int, order: int, *, healthy: bool, keep: Path | None = None) -> Json:
     """The record of one run, as results keep it; keep: where the run directory is left to be looked at."""
     started = time.perf_counter()
-    drawn = draw_healthy(lab, seed, number) if healthy else draw_fault(lab, seed, number)
+    drawn = draw_healthy(lab, seed, number) if healthy else draw_fault(lab, seed, number, order)
     drawing = time.perf_counter() - started
     folder = lab.fresh("trial")
     folder.mkdir()
@@ -137,6 +137,7 @@ def of_drawn(drawn: Drawn, effects: Effects, *, healthy: bool) -> Json:
         "healthy": healthy, "drawn_as": drawn.drawn_as, "way": drawn.way, "place": run.place, "model": str(run.model),
         "kernel": run.kernel, "dtype": run.dtype, "threads": run.threads, "tokens": len(run.prompt),
         "steps": len(run.calls), "repeats": run.repeats,
+        "unread": unread(effects),
         "extra": " ".join([run.extra, *(f.what for f in drawn.faults if healthy)]).strip(), "planted": planted_,
     }  # fmt: skip
 
