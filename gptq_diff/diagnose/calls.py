@@ -1,9 +1,9 @@
-"""What a layer's other calls say of a fault that no hypothesis explains: always there, at some M, or now and then."""
+"""What a layer's other calls say of a fault that does not belong to its weights: at some M, or now and then."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,51 +11,59 @@ from gptq_diff.compare.figures import FACTOR
 from gptq_diff.diagnose.case import Case
 from gptq_diff.records import Finding
 
+MOVING = frozenset({"unknown", "race-or-uninitialised"})
+"""Findings that other calls can sharpen."""
+
 
 @dataclass(frozen=True)
 class OtherCall:
-    """One more call of the same layer: its rows M, and how many times the expected rounding the bad columns err."""
+    """One more call of the same layer by the same path.
+
+    rows: M. bad: it was judged to err. left: how many times the expected rounding the first call's bad columns err.
+    """
 
     rows: int
+    bad: bool
     left: float
 
     @property
-    def bad(self) -> bool:
-        """Whether the fault is there too."""
-        return self.left > FACTOR
-
-    @property
-    def good(self) -> bool:
-        """Whether it clearly is not."""
+    def clean(self) -> bool:
+        """Whether the columns that err in the first call are right here."""
         return self.left < FACTOR / 2
 
 
-def other_call(case: Case, bad_N: torch.Tensor) -> OtherCall:
+def other_call(case: Case, bad_N: torch.Tensor, *, bad: bool) -> OtherCall:
     """How another call does in the columns that err in the first one (all of them where none stands out)."""
     columns = bad_N if bool(bad_N.any()) else torch.ones_like(bad_N)
     left = float((case.error2_N / case.floor2_N)[columns].mean().sqrt())
-    return OtherCall(len(case.rows_M), left)
+    return OtherCall(len(case.rows_M), bad, left)
 
 
 def between_calls(finding: Finding, rows: int, others: Sequence[OtherCall]) -> Finding:
-    """The finding `unknown` of a call with that many rows, or a better one where other calls betray it."""
-    good = [o.rows for o in others if o.good]
-    bad = [rows, *(o.rows for o in others if o.bad)]
-    if finding.cause != "unknown" or not good:
+    """The finding of a call with that many rows, or a better one where other calls betray it."""
+    if finding.cause not in MOVING:
         return finding
-    told = f"{len(bad)} calls of this layer err so (M = {_rows(bad)}), {len(good)} do not (M = {_rows(good)})"
+    good = [o.rows for o in others if not o.bad and o.clean]
+    bad = [rows, *(o.rows for o in others if o.bad)]
+    told = f"{len(bad)} calls of this layer err (M = {_rows(bad)}), {len(good)} do not (M = {_rows(good)})"
+    evidence = (told, *finding.evidence)
+    if any(o.bad and o.clean for o in others):
+        evidence = ("other calls of this layer err in other columns, where the weights are the same", *finding.evidence)
+        return _race(finding, evidence, "calls go wrong in different places")
     if set(good) & set(bad):
-        evidence = (
-            told,
-            "the same weights and the same number of rows give right and wrong results",
-            *finding.evidence,
-        )
-        return Finding("race-or-uninitialised", 0.7, evidence, finding.layer, "some calls go wrong and some do not")
-    if max(bad) < min(good) or max(good) < min(bad):
+        return _race(finding, evidence, "some calls go wrong and some with as many rows do not")
+    if good and (max(bad) < min(good) or max(good) < min(bad)):
         side = f"up to {max(bad)}" if max(bad) < min(good) else f"from {min(bad)} on"
-        evidence = (told, *finding.evidence)
         return Finding("row-path", 0.7, evidence, finding.layer, f"it errs with rows {side} only")
     return finding
+
+
+def _race(finding: Finding, evidence: tuple[str, ...], summary: str) -> Finding:
+    confidence = max(finding.confidence, 0.7)
+    return replace(
+        finding, cause="race-or-uninitialised", confidence=confidence, evidence=evidence,
+        summary=finding.summary or summary,
+    )  # fmt: skip
 
 
 def _rows(values: Sequence[int]) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gptq_diff.checkpoint.dequant import dequantise
 from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.judge import placed
 from gptq_diff.compare.judge_run import layer_weight
 from gptq_diff.compare.results import BAD_KINDS, causes
-from gptq_diff.diagnose.calls import OtherCall, between_calls, other_call
+from gptq_diff.diagnose.calls import MOVING, OtherCall, between_calls, other_call
 from gptq_diff.diagnose.case import case_of
 from gptq_diff.diagnose.explain import explain_call
 from gptq_diff.diagnose.parts import Source, Unpacked
@@ -42,20 +43,27 @@ def first_bad_of_layers(judgements: Sequence[Judgement]) -> list[Judgement]:
 class Diagnosis:
     """Explains the bad layers of one backend's captures.
 
-    captures: by prompt, of the same backend. What is found of one prompt's layer is found anew for the next: inputs
-    differ, and so may causes.
+    captures, judgements: by prompt, of the same backend. What is found of one prompt's layer is found anew for the
+    next: inputs differ, and so may causes. loaded: the checkpoint that the backend loaded.
     """
 
-    def __init__(self, captures: dict[str, Captured], judge: Checkpoint, loaded: Checkpoint) -> None:
+    def __init__(
+        self, captures: dict[str, Captured], judgements: dict[str, list[Judgement]], judge: Checkpoint,
+        loaded: Checkpoint,
+    ) -> None:  # fmt: skip
         self.captures = captures
+        self.judgements = judgements
         self.judge = judge
         self.loaded = loaded
         self.specs = {spec.name: spec for spec in judge.layers}
+        self.bad = {
+            prompt: {(j.layer, j.step, j.part) for j in js if j.kind in BAD_KINDS} for prompt, js in judgements.items()
+        }
 
-    def of_prompt(self, prompt: str, judgements: Sequence[Judgement]) -> list[Finding]:
+    def of_prompt(self, prompt: str) -> list[Finding]:
         """Findings of one capture, the first bad layer's first; those of layers whose tensors are gone are left out."""
         findings: list[Finding] = []
-        for j in first_bad_of_layers(judgements):
+        for j in first_bad_of_layers(self.judgements[prompt]):
             known = causes([j])
             findings += known or self._of_call(prompt, j)
         return findings
@@ -66,36 +74,39 @@ class Diagnosis:
         if call is None or call.path in STEPS_AFTER or j.layer not in self.specs:
             return []
         spec = self.specs[j.layer]
-        weight = layer_weight(spec, self.judge, self.loaded)
+        w_KN = layer_weight(spec, self.judge, self.loaded).w_KN
         call = placed(call, spec.in_features)
         source = self._source(j.layer)
-        findings = explain_call(source, call.path, call.x_MK, call.y_MN, weight.w_KN)
-        if any(f.cause == "unknown" for f in findings):
-            bad = case_of(source, call.path, call.x_MK, call.y_MN, weight.w_KN)
-            assert bad is not None
-            others = self._others(source, call, weight.w_KN, bad.bad)
+        other_weight = dequantise(self.loaded.packed(j.layer)) if self.loaded is not self.judge else None
+        findings = explain_call(source, call.path, call.x_MK, call.y_MN, w_KN, other_weight)
+        if any(f.cause in MOVING for f in findings):
+            first = case_of(source, call.path, call.x_MK, call.y_MN, w_KN)
+            assert first is not None
+            others = self._others((prompt, call.step), source, call, w_KN, first.bad)
             findings = [between_calls(f, j.rows, others) for f in findings]
-        where = "" if j.step == 0 else f"decode step {j.step}"
-        rank = f"rank {j.part}" if j.part.isdigit() else ""
-        place = ", ".join(part for part in (where, rank) if part)
+        place = ", ".join([*([f"decode step {j.step}"] if j.step else []), *([f"rank {j.part}"] if j.part else [])])
         return [replace(f, evidence=(*f.evidence, f"seen in {place}")) for f in findings] if place else findings
 
-    def _others(self, source: Source, call: CapturedCall, w_KN: torch.Tensor, bad_N: torch.Tensor) -> list[OtherCall]:
-        """The layer's other calls by the same path, of every prompt and step."""
+    def _others(
+        self, at: tuple[str, int], source: Source, call: CapturedCall, w_KN: torch.Tensor, bad_N: torch.Tensor
+    ) -> list[OtherCall]:
+        """The layer's other calls by the same path, of every prompt and step; at: the prompt and step of the call."""
         found: list[OtherCall] = []
-        for captured in self.captures.values():
-            for other in captured.calls(source.spec.name):
-                if other.path != call.path or other.part != call.part or other.y_MN is call.y_MN:
+        layer = source.spec.name
+        for prompt, captured in self.captures.items():
+            for other in captured.calls(layer):
+                same_kind = other.path == call.path and other.part == call.part
+                if not same_kind or (prompt, other.step) == at or len(found) >= MOST_OTHERS:
                     continue
-                if len(found) >= MOST_OTHERS:
-                    return found
                 other = placed(other, source.spec.in_features)
                 case = case_of(source, other.path, other.x_MK, other.y_MN, w_KN)
-                if case is not None and not (other.step == call.step and other.x_MK.data_ptr() == call.x_MK.data_ptr()):
-                    found.append(other_call(case, bad_N))
+                if case is not None:
+                    bad = (layer, other.step, other.part) in self.bad[prompt]
+                    found.append(other_call(case, bad_N, bad=bad))
         return found
 
     def _source(self, layer: str) -> Source:
+        """With the linears that engines fuse with this one, where the checkpoint has them all."""
         parent, _, own = layer.rpartition(".")
         names = next((group for group in FUSED if own in group), (own,))
         layers = [f"{parent}.{name}" if parent else name for name in names]

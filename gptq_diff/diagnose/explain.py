@@ -8,10 +8,10 @@ import torch
 
 from gptq_diff.compare.figures import LARGEST_HALF
 from gptq_diff.diagnose.case import Case, case_of
-from gptq_diff.diagnose.output_values import brain_outputs, clamped, common_factor
+from gptq_diff.diagnose.common_factor import common_factor
 from gptq_diff.diagnose.overflow.accumulators import explain_lost
 from gptq_diff.diagnose.overflow.base import Lost
-from gptq_diff.diagnose.search import ENOUGH, Search, State
+from gptq_diff.diagnose.search import Search, State
 from gptq_diff.records import Finding
 
 if TYPE_CHECKING:
@@ -26,17 +26,19 @@ AS_GOOD = 1.25
 
 
 def explain_call(
-    source: Source, path: str, x_MK: torch.Tensor, y_MN: torch.Tensor, w_KN: torch.Tensor
-) -> list[Finding]:
+    source: Source, path: str, x_MK: torch.Tensor, y_MN: torch.Tensor, w_KN: torch.Tensor,
+    loaded_KN: torch.Tensor | None = None,
+) -> list[Finding]:  # fmt: skip
     """Findings on one captured call of a bad layer, surest first; one `unknown` where nothing explains it.
 
-    x_MK: [M, K] as captured. y_MN: [M, N] as captured, without bias. w_KN: float32, the exact weight.
+    x_MK: [M, K] as captured. y_MN: [M, N] as captured, without bias. w_KN: float32, the exact weight;
+    loaded_KN: that of the checkpoint which the backend loaded, where it is another.
     """
     case = case_of(source, path, x_MK, y_MN, w_KN)
     if case is None:
         return []
-    findings = []
-    lost = lost_outputs(case, x_MK, y_MN)
+    findings = result_overflow(case, y_MN)
+    lost = lost_outputs(case, x_MK, y_MN, loaded_KN)
     if lost is not None:
         findings.append(explain_lost(lost))
     if bool(case.bad.any()) or lost is None:
@@ -44,30 +46,37 @@ def explain_call(
     return findings
 
 
-def lost_outputs(case: Case, x_MK: torch.Tensor, y_MN: torch.Tensor) -> Lost | None:
+def result_overflow(case: Case, y_MN: torch.Tensor) -> list[Finding]:
+    """`result-overflow` for outputs that are lost where the exact answer is beyond float16; nothing where none is."""
+    lost_MN = ~torch.isfinite(y_MN[case.rows_M]) & (case.exact_MN.abs() >= LARGEST_HALF)
+    count = int(lost_MN.sum())
+    if not count:
+        return []
+    largest = float(case.exact_MN.abs().max())
+    evidence = f"at {count} lost outputs the exact answer itself, up to {largest:,.0f}, is beyond float16 (65,504)"
+    return [Finding("result-overflow", 0.95, (evidence,), case.source.spec.name, "the result itself is beyond float16")]
+
+
+def lost_outputs(case: Case, x_MK: torch.Tensor, y_MN: torch.Tensor, loaded_KN: torch.Tensor | None) -> Lost | None:
     """Outputs that are not finite where the exact answer fits in float16; None where there are none."""
     rows_M = case.rows_M
     spoiled_N = ~case.source.own.scales.isfinite().all(dim=0)
     lost_MN = ~torch.isfinite(y_MN[rows_M]) & (case.exact_MN.abs() < LARGEST_HALF) & ~spoiled_N
     if not bool(lost_MN.any()):
         return None
-    return Lost(case.source.own.linear, case.path, x_MK[rows_M].float(), lost_MN, case.exact_MN, rows_M)
+    x_MK = x_MK[rows_M].float()
+    loaded_MN = None if loaded_KN is None else x_MK @ loaded_KN
+    nan_MN = torch.isnan(y_MN[rows_M])
+    return Lost(case.source.own.linear, case.path, x_MK, lost_MN, case.exact_MN, rows_M, nan_MN, loaded_MN)
 
 
 def explain_values(case: Case) -> list[Finding]:
     """Finite outputs that err more than rounding explains."""
-    layer = case.source.spec.name
-    cut = clamped(case)
-    if cut:
-        return [Finding("clamp", 0.95, cut, layer, "values were cut off at one magnitude")]
     case = case.some_rows(MOST_ROWS)
     search = Search(case, sample(case.bad))
     states = search.run()
     best = states[0]
-    if not best.applied or not best.explains or search.share(best) < ENOUGH:
-        brain = brain_outputs(case)
-        if brain:
-            return [Finding("dtype", 0.9, brain, layer, "the result was rounded to bfloat16")]
+    if not search.suffices(best):
         return [unknown(case, search, best)]
     equal = [s for s in states[1:] if _as_good(s, best) and causes_of(s).isdisjoint(causes_of(best))]
     found = findings_of(case, search, best, 0.5 if equal else 0.95, _next_best(search, states))
@@ -134,7 +143,7 @@ def unknown(case: Case, search: Search, best: State) -> Finding:
     if factor:
         evidence.append(factor)
     tried = ", ".join(dict.fromkeys(v.cause for vs in search.families.values() for v in vs))
-    evidence.append(f"ruled out by {search.tried} computations: {tried}; bfloat16 outputs, values cut off")
+    evidence.append(f"ruled out by {search.tried} computations: {tried}")
     if best.applied:
         said = " and ".join(a.variant.cause for a in best.applied)
         evidence.append(

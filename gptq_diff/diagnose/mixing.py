@@ -6,23 +6,22 @@ import torch
 
 from gptq_diff.diagnose.parts import Parts
 
-SLICE = 128
-"""Rows of K that one block of a kernel adds up."""
+SLICE, SHORT_SLICE = 128, 32
+"""Rows of K that are looked at as one slice: a block of a kernel; less where K is at most LONG."""
+LONG = 1024
 
 
 def blocks_of(parts: Parts, scope: str) -> torch.Tensor:
     """int64 [K]: the block that every row belongs to, for "groups" or "slices"."""
     if scope == "slices":
-        return torch.arange(len(parts.group_K)) // SLICE
+        rows = len(parts.group_K)
+        return torch.arange(rows) // slice_rows(rows)
     return parts.group_K
 
 
-def as_dense(parts: Parts) -> Parts:
-    """The same weight with every row a group of its own, codes all one: rows can then be exchanged singly."""
-    ones = torch.ones_like(parts.codes_KC)
-    return parts.with_(
-        codes_KC=ones, zeros_GC=torch.zeros_like(ones), scales_GC=parts.weight(), group_K=torch.arange(len(ones))
-    )
+def slice_rows(in_features: int) -> int:
+    """Rows of one slice of a linear with that many rows of W."""
+    return SLICE if in_features > LONG else SHORT_SLICE
 
 
 def in_some_rows(right: Parts, wrong: Parts, mask_KC: torch.Tensor) -> Parts:
@@ -40,7 +39,7 @@ def in_some_rows(right: Parts, wrong: Parts, mask_KC: torch.Tensor) -> Parts:
                 zeros_GC=torch.where(mask_GC, wrong.zeros_GC, right.zeros_GC),
                 scales_GC=torch.where(mask_GC, wrong.scales_GC, right.scales_GC),
             )
-    dense_right, dense_wrong = as_dense(right), as_dense(wrong)
+    dense_right, dense_wrong = right.as_dense(), wrong.as_dense()
     return dense_right.with_(scales_GC=torch.where(mask_KC, dense_wrong.scales_GC, dense_right.scales_GC))
 
 

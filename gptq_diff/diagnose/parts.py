@@ -22,7 +22,8 @@ class Parts:
     """The pieces of y = x W for some columns C of a linear; W[k, c] = (code - zero[g(k), c]) * scale[g(k), c].
 
     x_MK: float32 [M, K]. codes_KC: int16 [K, C]. zeros_GC: int16 [G, C]. scales_GC: float32 [G, C].
-    group_K: int64 [K], the group of every row. bits: of the codes.
+    group_K: int64 [K], the group of every row. bits: of the codes. dense: every row is a group of its own and all codes
+    are one, since rows were exchanged that no codes, zero points and scales could express.
     """
 
     x_MK: torch.Tensor
@@ -31,6 +32,7 @@ class Parts:
     scales_GC: torch.Tensor
     group_K: torch.Tensor
     bits: int
+    dense: bool = False
 
     def weight(self) -> torch.Tensor:
         """W, float32 [K, C]; columns whose scales are NaN or infinite hold what IEEE arithmetic makes of them."""
@@ -39,6 +41,16 @@ class Parts:
     def with_(self, **pieces: torch.Tensor) -> Parts:
         """The same with some pieces exchanged."""
         return replace(self, **pieces)  # type: ignore[arg-type]
+
+    def as_dense(self) -> Parts:
+        """The same weight, dense."""
+        if self.dense:
+            return self
+        ones = torch.ones_like(self.codes_KC)
+        return replace(
+            self, codes_KC=ones, zeros_GC=torch.zeros_like(ones), scales_GC=self.weight(),
+            group_K=torch.arange(len(ones)), dense=True,
+        )  # fmt: skip
 
 
 class Unpacked:

@@ -28,10 +28,14 @@ HELPS = 0.5
 """A column takes a variant that leaves at most this share of its squared error."""
 ENOUGH = 0.75
 """Share of the squared error that an explanation must explain."""
+ENOUGH_LOOSE = 0.2
+"""The same with a variant that leaves more than rounding, and stands on other evidence besides."""
 GOES_ON = 1.6
 """Times the expected rounding below which nothing more is looked for."""
 FEW_ROWS = 8
 """Rows from which a column may choose for itself: with fewer, something always fits."""
+FEW_VARIANTS = 2
+"""With fewer rows a column may still choose between so many."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,14 @@ class Applied:
 
 
 @dataclass(frozen=True)
+class Done:
+    """What was done to the finished product, and in which columns (bool [C])."""
+
+    variant: Variant
+    mask_C: torch.Tensor
+
+
+@dataclass(frozen=True)
 class State:
     """Pieces of the sampled columns with some hypotheses applied.
 
@@ -56,7 +68,7 @@ class State:
     """
 
     parts: Parts
-    after: tuple[Variant, ...]
+    after: tuple[Done, ...]
     applied: tuple[Applied, ...]
     error2_C: torch.Tensor
     floor2_C: torch.Tensor
@@ -84,6 +96,7 @@ class Search:
         self.case = case
         self.columns = columns
         self.families = _families(case)
+        self.bad_C = case.bad[columns] if bool(case.bad[columns].any()) else torch.ones(len(columns), dtype=torch.bool)
         self.start = self._state(case.source.parts(case.x_MK, columns), (), ())
         self.tried = 0
 
@@ -103,17 +116,32 @@ class Search:
 
     def share(self, state: State) -> float:
         """Share of the squared error that the state explains, every column counted in units of its rounding."""
-        unit_C = self.start.floor2_C
-        return 1.0 - float((state.error2_C / unit_C).sum()) / max(float((self.start.error2_C / unit_C).sum()), 1e-300)
+        return 1.0 - self._raw(state) / max(self._raw(self.start), 1e-300)
 
-    def _state(self, parts: Parts, after: tuple[Variant, ...], applied: tuple[Applied, ...]) -> State:
+    def suffices(self, state: State) -> bool:
+        """Whether the state is an explanation: what is left is rounding, and it is little beside what there was."""
+        loose = any(a.variant.looser > 1.0 for a in state.applied)
+        return bool(state.applied) and state.explains and self.share(state) >= (ENOUGH_LOOSE if loose else ENOUGH)
+
+    def _raw(self, state: State) -> float:
+        """Squared error in units of the rounding of the product as it should be."""
+        return float((state.error2_C / self.start.floor2_C).sum())
+
+    def _state(self, parts: Parts, after: tuple[Done, ...], applied: tuple[Applied, ...]) -> State:
         w_KC = parts.weight()
-        y_MC = parts.x_MK @ w_KC
-        for variant in after:
-            assert variant.after is not None
-            y_MC = variant.after(y_MC, self.columns)
+        y_MC = self._finished(parts.x_MK @ w_KC, after)
         error2_C = self.case.error2(y_MC, self.columns)
-        return State(parts, after, applied, error2_C, self.case.floor2(y_MC, w_KC, parts.x_MK))
+        floor2_C = self.case.floor2(y_MC, w_KC, parts.x_MK)
+        for done in after:
+            floor2_C = torch.where(done.mask_C, floor2_C * done.variant.looser, floor2_C)
+        return State(parts, after, applied, error2_C, floor2_C)
+
+    def _finished(self, y_MC: torch.Tensor, after: tuple[Done, ...]) -> torch.Tensor:
+        """What was done to the product."""
+        for done in after:
+            assert done.variant.after is not None
+            y_MC = torch.where(done.mask_C, done.variant.after(y_MC, self.columns), y_MC)
+        return y_MC
 
     def _expand(self, at: State) -> list[State]:
         """One more family each; only states that leave clearly less than `at` does."""
@@ -123,62 +151,85 @@ class Search:
             if family in used:
                 continue
             states = self._of_family(at, variants)
-            found += [s for s in states if s.mean2 < ENOUGH * at.mean2]
+            found += [s for s in states if self._raw(s) < _helpful(s) * self._raw(at)]
         return found
 
     def _of_family(self, at: State, variants: Sequence[Variant]) -> list[State]:
-        wholes = [(v, state) for v in variants if (state := self._whole(at, v)) is not None]
+        """The family as a whole, in the columns that err, in some groups, and column by column."""
+        everywhere = torch.ones(len(self.columns), dtype=torch.bool)
+        wholes = [(v, state) for v in variants if (state := self._in_columns(at, v, everywhere)) is not None]
         self.tried += len(wholes)
         found = [state for _, state in wholes]
+        local = [(v, s) for v, s in wholes if v.in_columns]
+        if not bool(self.bad_C.all()):
+            for variant, whole in local:
+                state = self._in_columns(at, variant, self.bad_C, whole)
+                found += [] if state is None else [state]
         may_choose = len(self.case.rows_M) >= FEW_ROWS
-        columnwise = [(v, s) for v, s in wholes if v.in_columns and v.change is not None]
-        if may_choose and columnwise:
-            found.append(self._by_column(at, columnwise))
+        if may_choose and local:
+            found.append(self._by_column(at, local))
         blockwise = [(v, s) for v, s in wholes if v.scope]
         if blockwise:
-            found += self._by_block(at, blockwise, by_column=may_choose)
+            found += self._by_block(at, blockwise, by_column=may_choose or len(blockwise) <= FEW_VARIANTS)
         return found
 
-    def _whole(self, at: State, variant: Variant) -> State | None:
-        parts = at.parts if variant.change is None else variant.change(at.parts, self.columns)
-        if parts is None:
-            return None
-        after = at.after if variant.after is None else (*at.after, variant)
-        applied = Applied(variant, variant.says, len(self.columns), None)
+    def _in_columns(
+        self, at: State, variant: Variant, mask_C: torch.Tensor, whole: State | None = None
+    ) -> State | None:
+        """The variant in the columns of the mask; whole: its state in all of them, if that is known."""
+        parts = at.parts
+        if variant.change is not None:
+            if parts.dense and not variant.on_dense:
+                return None
+            changed = variant.change(parts, self.columns) if whole is None else whole.parts
+            if changed is None:
+                return None
+            parts = changed if bool(mask_C.all()) else in_some_columns(parts, changed, mask_C)
+        after = at.after if variant.after is None else (*at.after, Done(variant, mask_C))
+        applied = Applied(variant, variant.says, int(mask_C.sum()), None)
         return self._state(parts, after, (*at.applied, applied))
 
     def _by_column(self, at: State, wholes: Sequence[tuple[Variant, State]]) -> State:
         """Every column takes the variant that fits it best, or none."""
-        parts, best_C = at.parts, at.error2_C * HELPS
-        taken = torch.full((len(self.columns),), -1)
+        best_C = at.error2_C * HELPS
+        taken_C = torch.full((len(self.columns),), -1)
         for i, (_, state) in enumerate(wholes):
             better_C = state.error2_C < best_C
-            parts = in_some_columns(parts, state.parts, better_C)
             best_C = torch.where(better_C, state.error2_C, best_C)
-            taken[better_C] = i
-        return self._state(parts, at.after, (*at.applied, _applied(wholes, taken, None)))
+            taken_C[better_C] = i
+        parts, after = at.parts, at.after
+        for i, (variant, state) in enumerate(wholes):
+            mask_C = taken_C == i
+            if not bool(mask_C.any()):
+                continue
+            parts = parts if variant.change is None else in_some_columns(parts, state.parts, mask_C)
+            after = after if variant.after is None else (*after, Done(variant, mask_C))
+        return self._state(parts, after, (*at.applied, _applied(wholes, taken_C, None)))
 
     def _by_block(self, at: State, wholes: Sequence[tuple[Variant, State]], *, by_column: bool) -> list[State]:
         """Variants in some groups (or slices) only; a column may choose its own."""
         blocks_K = blocks_of(at.parts, wholes[0][0].scope)
         before = at.parts.weight()
         deltas = [self._deltas(state.parts.weight() - before, at.parts, blocks_K) for _, state in wholes]
-        search = BlockSearch(self._gap(at.parts), deltas, self.start.floor2_C, by_column=by_column)
+        columns_C = self.bad_C if not by_column else torch.ones_like(self.bad_C)
+        deltas = [torch.where(columns_C, delta, 0.0) for delta in deltas]
+        search = BlockSearch(self._gap(at), deltas, self.start.floor2_C, by_column=by_column)
         found = []
         for choice in search.run(GOES_ON):
             parts = at.parts
             for i, (_, whole) in enumerate(wholes):
-                mask_KC = (choice.which_BC == i)[blocks_K]
+                mask_KC = (choice.which_BC == i)[blocks_K] & columns_C
                 if bool(mask_KC.any()):
                     parts = in_some_rows(parts, whole.parts, mask_KC)
             taken_C = choice.which_BC.max(dim=0).values
             found.append(self._state(parts, at.after, (*at.applied, _applied(wholes, taken_C, choice.blocks))))
         return found
 
-    def _gap(self, parts: Parts) -> torch.Tensor:
-        """float32 [M, C]: y - product, rows weighted; 0 where y does not count."""
+    def _gap(self, at: State) -> torch.Tensor:
+        """float32 [M, C]: y - what the state makes of it, rows weighted; 0 where y does not count."""
         known_MC = self.case.known_MN[:, self.columns]
-        gap_MC = torch.where(known_MC, self.case.y_MN[:, self.columns] - parts.x_MK @ parts.weight(), 0.0)
+        product_MC = self._finished(at.parts.x_MK @ at.parts.weight(), at.after)
+        gap_MC = torch.where(known_MC, self.case.y_MN[:, self.columns] - product_MC, 0.0)
         return gap_MC * self.case.weight_M.sqrt().float()[:, None]
 
     def _deltas(self, change_KC: torch.Tensor, parts: Parts, blocks_K: torch.Tensor) -> torch.Tensor:
@@ -186,6 +237,11 @@ class Search:
         x_MK = parts.x_MK * self.case.weight_M.sqrt().float()[:, None]
         rows = [torch.nonzero(blocks_K == b).flatten() for b in range(int(blocks_K.max()) + 1)]
         return torch.stack([x_MK[:, r] @ change_KC[r].nan_to_num(0.0, 0.0, 0.0) for r in rows])
+
+
+def _helpful(state: State) -> float:
+    """Share of the error that the last hypothesis may leave and still be followed."""
+    return 1.0 - ENOUGH_LOOSE if state.applied[-1].variant.looser > 1.0 else ENOUGH
 
 
 def _applied(wholes: Sequence[tuple[Variant, State]], taken: torch.Tensor, blocks: tuple[int, ...] | None) -> Applied:
@@ -198,7 +254,7 @@ def _applied(wholes: Sequence[tuple[Variant, State]], taken: torch.Tensor, block
 def _families(case: Case) -> dict[str, list[Variant]]:
     families: dict[str, list[Variant]] = {}
     for maker in MAKERS:
-        for variant in maker(case.source):
+        for variant in maker(case):
             families.setdefault(variant.family, []).append(variant)
     return families
 

@@ -23,13 +23,13 @@ def diagnose_run(run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Chec
     done = 0
     for backend in dict.fromkeys(backend for backend, _ in captures):
         of_backend = {prompt: captured for (name, prompt), captured in captures.items() if name == backend}
-        diagnosis = Diagnosis(of_backend, judge, loaded)
+        judgements = {prompt: read_judged(run.judged(backend, prompt)) for prompt in of_backend}
+        diagnosis = Diagnosis(of_backend, judgements, judge, loaded)
         for prompt in of_backend:
-            judgements = read_judged(run.judged(backend, prompt))
-            if not any(j.kind in BAD_KINDS for j in judgements):
+            if not any(j.kind in BAD_KINDS for j in judgements[prompt]):
                 run.findings(backend, prompt).unlink(missing_ok=True)
                 continue
-            findings = diagnosis.of_prompt(prompt, judgements)
+            findings = diagnosis.of_prompt(prompt)
             if findings:
                 write_findings(run.findings(backend, prompt), findings)
                 done += 1

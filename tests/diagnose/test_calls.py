@@ -9,22 +9,39 @@ UNKNOWN = Finding("unknown", 0.3, ("nothing",), "a")
 
 
 def test_right_and_wrong_with_the_same_rows_is_a_race() -> None:
-    found = between_calls(UNKNOWN, 1, [OtherCall(1, 0.9), OtherCall(1, 9.0), OtherCall(37, 1.0)])
+    found = between_calls(
+        UNKNOWN,
+        1,
+        [OtherCall(1, bad=False, left=0.9), OtherCall(1, bad=True, left=9.0), OtherCall(37, bad=False, left=1.0)],
+    )
     assert found.cause == "race-or-uninitialised"
 
 
 def test_wrong_up_to_some_rows_is_a_path() -> None:
-    found = between_calls(UNKNOWN, 37, [OtherCall(1, 8.0), OtherCall(51, 0.9), OtherCall(60, 1.0)])
+    found = between_calls(
+        UNKNOWN,
+        37,
+        [OtherCall(1, bad=True, left=8.0), OtherCall(51, bad=False, left=0.9), OtherCall(60, bad=False, left=1.0)],
+    )
     assert found.cause == "row-path"
     assert "up to 37" in found.summary
 
 
 def test_wrong_everywhere_stays_unknown_and_so_does_what_is_unclear() -> None:
-    assert between_calls(UNKNOWN, 37, [OtherCall(1, 8.0)]) is UNKNOWN
-    assert between_calls(UNKNOWN, 37, [OtherCall(1, 2.5)]) is UNKNOWN
-    assert between_calls(UNKNOWN, 37, [OtherCall(1, 0.9), OtherCall(60, 1.0)]) is UNKNOWN
+    assert between_calls(UNKNOWN, 37, [OtherCall(1, bad=True, left=8.0)]) is UNKNOWN
+    assert between_calls(UNKNOWN, 37, [OtherCall(1, bad=False, left=2.5)]) is UNKNOWN
+    assert (
+        between_calls(UNKNOWN, 37, [OtherCall(1, bad=False, left=0.9), OtherCall(60, bad=False, left=1.0)]) is UNKNOWN
+    )
+
+
+def test_errors_in_other_places_of_another_call_are_a_race() -> None:
+    """Weights do not move; the columns that err do."""
+    found = between_calls(UNKNOWN, 37, [OtherCall(1, bad=True, left=0.9)])
+    assert found.cause == "race-or-uninitialised"
+    assert "other columns" in found.evidence[0]
 
 
 def test_a_known_cause_is_left_alone() -> None:
     known = Finding("dtype", 0.9, (), "a")
-    assert between_calls(known, 37, [OtherCall(1, 0.1)]) is known
+    assert between_calls(known, 37, [OtherCall(1, bad=False, left=0.1)]) is known

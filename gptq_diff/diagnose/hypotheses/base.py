@@ -8,7 +8,8 @@ from typing import Callable
 
 import torch
 
-from gptq_diff.diagnose.parts import Parts, Source
+from gptq_diff.diagnose.case import Case
+from gptq_diff.diagnose.parts import Parts
 
 Change = Callable[[Parts, torch.Tensor], "Parts | None"]
 """From the pieces of some columns (and their numbers, int64 [C]) to the wrong ones; None where it cannot apply."""
@@ -23,7 +24,8 @@ class Variant:
     family: variants of one family may meet in one product (a zero point up here, down there). cause: contract.md.
     says: "..., as if <says>". change: what it does to the pieces; None for nothing. after: what it does to the result.
     scope: "groups" or "slices" (of 128 rows of K) where it may be so in some of them only; "" where it is whole or not
-    at all. in_columns: it may be so in some columns only.
+    at all. in_columns: it may be so in some columns only. on_dense: it makes sense for dense pieces too.
+    looser: what it leaves unexplained at best, as a factor on the squared rounding error.
     """
 
     family: str
@@ -33,10 +35,12 @@ class Variant:
     after: After | None = None
     scope: str = ""
     in_columns: bool = True
+    on_dense: bool = False
+    looser: float = 1.0
 
 
-Maker = Callable[[Source], Iterator[Variant]]
-"""The variants of one family that make sense for a linear."""
+Maker = Callable[[Case], Iterator[Variant]]
+"""The variants that make sense for a call."""
 MAKERS: list[Maker] = []
 
 

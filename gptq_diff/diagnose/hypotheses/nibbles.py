@@ -7,25 +7,30 @@ from collections.abc import Iterator
 import torch
 
 from gptq_diff.checkpoint.packing import codes_per_period
+from gptq_diff.diagnose.case import Case
 from gptq_diff.diagnose.hypotheses.base import Variant, hypothesis
-from gptq_diff.diagnose.parts import Parts, Source
-
-AWQ = (0, 2, 4, 6, 1, 3, 5, 7)
-"""Order of the 4-bit codes in a word of AutoAWQ's checkpoints
-(https://github.com/casper-hansen/AutoAWQ/blob/v0.2.7/awq/utils/packing_utils.py)."""
+from gptq_diff.diagnose.parts import Parts
 
 
 def orders(bits: int) -> dict[str, tuple[int, ...]]:
-    """Named orders of the codes of a period, other than the right one."""
+    """Named orders of the codes of a period, other than the right one.
+
+    AutoAWQ's: https://github.com/casper-hansen/AutoAWQ/blob/v0.2.7/awq/utils/packing_utils.py
+    """
     period = codes_per_period(bits)
     straight = tuple(range(period))
     found = {"from the last to the first": straight[::-1]}
-    if bits == 4:
-        found["with the two of every byte exchanged"] = tuple(i ^ 1 for i in straight)
-        found["in AWQ's order"] = AWQ
-        found["in the inverse of AWQ's order"] = tuple(AWQ.index(i) for i in straight)
-    if bits in (2, 4):
+    if bits == 3:
+        return found  # codes cross the words
+    even_first = (*straight[::2], *straight[1::2])
+    awq = " (AWQ's order)" if bits == 4 else ""
+    found[f"even ones before odd ones{awq}"] = even_first
+    found[f"odd and even halves in turn{awq and ' (the inverse of it)'}"] = tuple(even_first.index(i) for i in straight)
+    if bits != 8:
         per_byte = 8 // bits
+        found["backwards in every byte"] = tuple(
+            i // per_byte * per_byte + per_byte - 1 - i % per_byte for i in straight
+        )
         found["with the bytes from the last to the first"] = tuple(
             (period // per_byte - 1 - i // per_byte) * per_byte + i % per_byte for i in straight
         )
@@ -37,8 +42,9 @@ def _along_rows(values: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
 
 
 @hypothesis
-def nibble_order(source: Source) -> Iterator[Variant]:
+def nibble_order(case: Case) -> Iterator[Variant]:
     """In qweight, along K; and in qzeros, along N, where zero points are not all alike."""
+    source = case.source
     for how, order in orders(source.spec.bits).items():
 
         def reordered(parts: Parts, _columns: torch.Tensor, order: tuple[int, ...] = order) -> Parts:

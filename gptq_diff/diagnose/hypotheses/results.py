@@ -6,13 +6,20 @@ from collections.abc import Iterator
 
 import torch
 
+from gptq_diff.diagnose.case import Case
 from gptq_diff.diagnose.hypotheses.base import Variant, hypothesis
-from gptq_diff.diagnose.parts import Source
+
+BORDERLINE = 24.0
+"""Factor on the squared rounding that outputs on the border between two bfloat16 values cost: of halves that err by
+3e-4 one in 25 goes the other way, by a step of 2^-8 to 2^-7."""
+FEWEST = 48
+"""Outputs from which their bits are evidence: of halves one in eight is a bfloat16 by chance."""
 
 
 @hypothesis
-def stray_bias(source: Source) -> Iterator[Variant]:
+def stray_bias(case: Case) -> Iterator[Variant]:
     """The product is captured before the bias is added: none belongs in it."""
+    source = case.source
     bias_N = source.own.linear.bias
     if bias_N is None or not bool((bias_N != 0).any()):
         return
@@ -23,3 +30,33 @@ def stray_bias(source: Source) -> Iterator[Variant]:
             return y_MC + sign * known_N[columns]
 
         yield Variant("bias", "bias", says, after=moved, in_columns=False)
+
+
+@hypothesis
+def cut_off(case: Case) -> Iterator[Variant]:
+    """Values beyond some magnitude cut off there: the largest that y has."""
+    limit = float(case.y_MN.abs().max())
+    beyond_MN = (case.exact_MN.abs() > limit * (1 + 2.0**-8)) & case.known_MN
+    if limit <= 0 or not bool(beyond_MN.any()):
+        return
+
+    def clamped(y_MC: torch.Tensor, _columns: torch.Tensor) -> torch.Tensor:
+        return y_MC.clamp(-limit, limit)
+
+    yield Variant("clamp", "clamp", f"values beyond {limit:,.4g} had been cut off", after=clamped, in_columns=False)
+
+
+@hypothesis
+def bfloat16_result(case: Case) -> Iterator[Variant]:
+    """All outputs (of the columns that err) are values that bfloat16 holds."""
+    bad_N = case.bad if bool(case.bad.any()) else torch.ones_like(case.bad)
+    values = case.y_MN[case.known_MN & bad_N]
+    values = values[values.abs() >= 2.0**-14]  # half subnormals have fewer bits of their own
+    if values.numel() < FEWEST or not torch.equal(values.to(torch.bfloat16).float(), values):
+        return
+
+    def rounded(y_MC: torch.Tensor, _columns: torch.Tensor) -> torch.Tensor:
+        return y_MC.to(torch.bfloat16).float()
+
+    says = f"the result had been rounded to bfloat16 (all {values.numel():,} outputs looked at are such values)"
+    yield Variant("bfloat16-result", "dtype", says, after=rounded, looser=BORDERLINE)

@@ -7,8 +7,9 @@ from functools import partial
 
 import torch
 
+from gptq_diff.diagnose.case import Case
 from gptq_diff.diagnose.hypotheses.base import Variant, hypothesis
-from gptq_diff.diagnose.parts import Parts, Source
+from gptq_diff.diagnose.parts import Parts
 
 
 def _rolled(by: int, parts: Parts, _columns: torch.Tensor, *, zeros: bool) -> Parts:
@@ -22,8 +23,9 @@ def _regrouped(group_size: int, parts: Parts, _columns: torch.Tensor) -> Parts:
 
 
 @hypothesis
-def scales_of_another_group(source: Source) -> Iterator[Variant]:
+def scales_of_another_group(case: Case) -> Iterator[Variant]:
     """Shifted by one either way, pairs exchanged, or groups taken for twice or half as long."""
+    source = case.source
     groups, spec = source.spec.groups, source.spec
     if groups < 2:
         return
@@ -38,12 +40,13 @@ def scales_of_another_group(source: Source) -> Iterator[Variant]:
         for size in (spec.group_size * 2, spec.group_size // 2):
             if 0 < size < spec.in_features:
                 says = f"groups were of {size} rows, not of {spec.group_size}"
-                yield Variant("group-size", "scale-group", says, partial(_regrouped, size))
+                yield Variant("group-size", "scale-group", says, partial(_regrouped, size), in_columns=False)
 
 
 @hypothesis
-def scales_of_any_group(source: Source) -> Iterator[Variant]:
+def scales_of_any_group(case: Case) -> Iterator[Variant]:
     """The scales of one group used in another, whichever: exchanged rows of `scales`."""
+    source = case.source
     groups = source.spec.groups
     if not 2 < groups <= 64:
         return

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
+from gptq_diff.diagnose.case import Case
 from gptq_diff.diagnose.hypotheses.base import Variant, hypothesis
 from gptq_diff.diagnose.parts import Parts, Source
 
@@ -34,8 +35,9 @@ def _interleaved(sizes: list[int], ranks: int) -> torch.Tensor:
 
 
 @hypothesis
-def fused_order(source: Source) -> Iterator[Variant]:
+def fused_order(case: Case) -> Iterator[Variant]:
     """q, k, v (or gate, up) laid out in another order than read, also rank by rank (q0 k0 v0 q1 k1 v1)."""
+    source = case.source
     sizes = [u.spec.out_features for u in source.fused]
     if len(sizes) < 2:
         return
@@ -62,25 +64,42 @@ def fused_order(source: Source) -> Iterator[Variant]:
 
 
 @hypothesis
-def rank_shards(source: Source) -> Iterator[Variant]:
+def rank_shards(case: Case) -> Iterator[Variant]:
     """The linear's own columns, or its rows, in shards that changed places."""
+    source = case.source
     spec = source.spec
     for ranks in RANKS:
         if spec.out_features % ranks == 0:
             size = spec.out_features // ranks
-            for by in sorted({1, ranks - 1}):
-                map_N = torch.arange(spec.out_features).roll(by * size) + source.first_column
-                said = f"the {ranks} shards of its columns were one another's (moved by {by})"
-                yield _named(_from_fused(source, map_N), said)
+            for said, order in _exchanges(ranks):
+                map_N = _in_order(order, size) + source.first_column
+                yield _named(_from_fused(source, map_N), f"of {ranks} shards of its columns {said}")
         if spec.in_features % ranks == 0:
             size = spec.in_features // ranks
-            for by in sorted({1, ranks - 1}):
+            for said, order in _exchanges(ranks):
+                where_K = _in_order(order, size)
 
-                def rolled(parts: Parts, _columns: torch.Tensor, by: int = by * size) -> Parts:
-                    return parts.with_(x_MK=parts.x_MK.roll(by, 1))
+                def moved(parts: Parts, _columns: torch.Tensor, map_K: torch.Tensor = where_K) -> Parts:
+                    return parts.with_(x_MK=parts.x_MK[:, map_K])
 
-                said = f"the {ranks} shards of its input met one another's rows of W (moved by {by})"
-                yield Variant("shards", "shard-order", said, rolled, in_columns=False)
+                said = f"of {ranks} shards of its rows of W {said}, and those of x had not"
+                yield Variant("shards", "shard-order", said, moved, in_columns=False, on_dense=True)
+
+
+def _exchanges(ranks: int) -> Iterator[tuple[str, list[int]]]:
+    """Orders of the shards: two neighbours exchanged, or all moved on by one, either way."""
+    for first in range(ranks - 1):
+        order = list(range(ranks))
+        order[first : first + 2] = [first + 1, first]
+        yield f"{first} and {first + 1} had changed places", order
+    if ranks > 2:
+        yield "all had moved on by one", [(i - 1) % ranks for i in range(ranks)]
+        yield "all had moved back by one", [(i + 1) % ranks for i in range(ranks)]
+
+
+def _in_order(order: list[int], size: int) -> torch.Tensor:
+    """int64: the places of the shards' elements in that order."""
+    return torch.cat([torch.arange(shard * size, (shard + 1) * size) for shard in order])
 
 
 def _named(variant: Variant, says: str) -> Variant:

@@ -7,8 +7,9 @@ from functools import partial
 
 import torch
 
+from gptq_diff.diagnose.case import Case
 from gptq_diff.diagnose.hypotheses.base import Variant, hypothesis
-from gptq_diff.diagnose.parts import Parts, Source
+from gptq_diff.diagnose.parts import Parts
 
 
 def _moved(by: int, parts: Parts, _columns: torch.Tensor) -> Parts:
@@ -16,8 +17,9 @@ def _moved(by: int, parts: Parts, _columns: torch.Tensor) -> Parts:
 
 
 @hypothesis
-def zero_points(source: Source) -> Iterator[Variant]:
+def zero_points(case: Case) -> Iterator[Variant]:
     """One too low is what reading v1 (stored = zero - 1) as v2 does, one too high the other way round."""
+    source = case.source
     v1 = source.spec.format == "gptq"
     low = "zero points were one too low" + (", as v1 read as v2 has them" if v1 else "")
     high = "zero points were one too high" + ("" if v1 else ", as v2 read as v1 has them")
@@ -26,8 +28,9 @@ def zero_points(source: Source) -> Iterator[Variant]:
 
 
 @hypothesis
-def ambiguous_zeros(source: Source) -> Iterator[Variant]:
+def ambiguous_zeros(case: Case) -> Iterator[Variant]:
     """A v1 zero of 2^bits, stored as 2^bits - 1, that wraps to 0 (gptq_diff.checkpoint.zeros)."""
+    source = case.source
     top = 1 << source.spec.bits
     if source.spec.format != "gptq" or not bool((source.own.zeros == top).any()):
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gptq_diff.compare.figures import LARGEST_HALF
 from gptq_diff.diagnose.overflow.base import Lost, Reproduced
 from gptq_diff.diagnose.overflow.fused_lanes import fused_lanes
 from gptq_diff.diagnose.overflow.scaled_sums import scaled_sums
@@ -18,6 +19,9 @@ GOOD = 0.5
 def explain_lost(lost: Lost) -> Finding:
     """`accumulator-overflow` by the arithmetic that loses just these outputs, else `unknown` with what was tried."""
     layer = lost.linear.spec.name
+    too_large = beyond_half(lost)
+    if too_large is not None:
+        return too_large
     fewer = lost.fewer_rows()
     tried = [found for arithmetic in ARITHMETICS if (found := arithmetic(fewer)) is not None]
     tried.sort(key=lambda r: (-round(r.match, 2), lost.path not in r.paths))
@@ -27,6 +31,8 @@ def explain_lost(lost: Lost) -> Finding:
     )
     others = tuple(f"{r.says} would lose {r.both + r.only_here} ({r.both} of these)" for r in tried)
     if not tried or tried[0].match < GOOD:
+        if bool((lost.nan_MN | ~lost.lost_MN).all()):
+            return _never_written(layer, summary, others)
         ruled_out = f"none of {len(tried)} ways to overflow has them: " + "; ".join(others) if others else "nothing"
         return Finding("unknown", 0.3, (summary, ruled_out), layer)
     best, rest = tried[0], tried[1:]
@@ -38,6 +44,29 @@ def explain_lost(lost: Lost) -> Finding:
         evidence.append("ruled out: " + "; ".join(said))
     summary = f"{best.says} ({best.short})" if best.short else best.says
     return Finding("accumulator-overflow", 0.95 if best.match > 0.9 else 0.8, tuple(evidence), layer, summary)
+
+
+def beyond_half(lost: Lost) -> Finding | None:
+    """`result-overflow` where the weights that the backend loaded have an answer beyond float16 at these outputs."""
+    if lost.loaded_MN is None:
+        return None
+    beyond_MN = ~(lost.loaded_MN.abs() < LARGEST_HALF)
+    both = int((beyond_MN & lost.lost_MN).sum())
+    if both < GOOD * int((beyond_MN | lost.lost_MN).sum()):
+        return None
+    largest = float(lost.loaded_MN.abs().nan_to_num(0.0, 0.0, 0.0).max())
+    evidence = (
+        f"with the weights of the checkpoint that was loaded the exact answer itself, up to {largest:,.0f}, is beyond "
+        f"float16 (65,504) at {both} of {int(lost.lost_MN.sum())} lost outputs",
+        f"with those of the reference's checkpoint it is at most {lost.exact_absmax:,.0f}",
+    )
+    return Finding("result-overflow", 0.95, evidence, lost.linear.spec.name, "the result itself is beyond float16")
+
+
+def _never_written(layer: str, summary: str, others: tuple[str, ...]) -> Finding:
+    """NaN alone, where no sum overflows: memory that nobody wrote, or that was read too early."""
+    why = "they are NaN and none is infinite, and no input, weight or partial sum is: " + "; ".join(others)
+    return Finding("race-or-uninitialised", 0.7, (summary, why), layer, "outputs hold NaN that no sum makes")
 
 
 def _reproduces(found: Reproduced) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +22,8 @@ class Lost:
 
     x_MK: as captured, finite. lost_MN: bool, y is not finite and the exact answer fits in float16.
     exact_MN: float32. rows_M: int64, the rows' numbers in the call. path: the arithmetic that is said to have run.
+    nan_MN: bool, y is NaN. loaded_MN: float32, the exact answer with the weights that the backend loaded, where they
+    come from another checkpoint.
     """
 
     linear: PackedLinear
@@ -30,6 +32,8 @@ class Lost:
     lost_MN: torch.Tensor
     exact_MN: torch.Tensor
     rows_M: torch.Tensor
+    nan_MN: torch.Tensor
+    loaded_MN: torch.Tensor | None = None
 
     @property
     def exact_absmax(self) -> float:
@@ -40,7 +44,11 @@ class Lost:
         """At most MOST_ROWS of them."""
         lost_M = self.lost_MN.sum(dim=1)
         rows = torch.argsort(lost_M, descending=True, stable=True)[:MOST_ROWS].sort().values
-        return Lost(self.linear, self.path, self.x_MK[rows], self.lost_MN[rows], self.exact_MN[rows], self.rows_M[rows])
+        return replace(
+            self, x_MK=self.x_MK[rows], lost_MN=self.lost_MN[rows], exact_MN=self.exact_MN[rows],
+            rows_M=self.rows_M[rows], nan_MN=self.nan_MN[rows],
+            loaded_MN=None if self.loaded_MN is None else self.loaded_MN[rows],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
