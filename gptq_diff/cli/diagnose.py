@@ -21,20 +21,19 @@ def diagnose(
     ] = None,
     reference_model: o.ReferenceModel = None,
     experiments: Annotated[
-        o.ExperimentsMode,
+        bool,
         typer.Option(
             "--experiments",
-            help="Start the engines once more and run bad linears by themselves: those of failing live kernels (auto), "
-            "none, or of every backend (all).",
+            help="Start engines of failing live kernels once more, and run bad linears by themselves.",
         ),
-    ] = o.ExperimentsMode.OFF,
+    ] = False,
     backends: Annotated[
         str | None,
         typer.Option(
             "--backends",
             metavar="A,B@PYTHON",
-            help="Backends to experiment on, with the interpreters that run them here.",
-            show_default="those that --experiments means, as found here",
+            help="Backends to experiment on, sound ones and simulators too, with the interpreters that run them here.",
+            show_default="failing ones of other engines than the transformers one",
         ),
     ] = None,
     device: o.Device = "",
@@ -65,11 +64,10 @@ def diagnose(
         if event["event"] in {"failed", "further-failed"}:
             say(f"{backend}: {event['reason']}")
 
-    if backends is not None and experiments is o.ExperimentsMode.OFF:
-        experiments = o.ExperimentsMode.ALL
     live = None
-    if experiments is not o.ExperimentsMode.OFF:
-        live = Again(experiments.value, backends, device, timeout, trust_remote_code)
+    if experiments or backends is not None:
+        mode = o.ExperimentsMode.AUTO if backends is None else o.ExperimentsMode.ALL
+        live = Again(mode.value, backends, device, timeout, trust_remote_code)
     done = compare_again(
         run, model, reference_model, allow_skip=allow_skip, say=say, judging=False, live=live, listen=heard
     )
