@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import tables
+from benchmarks.faults import document, tables
 from benchmarks.faults.lab import Lab, scratch
 from benchmarks.faults.real import RealLab, found_engines
 from benchmarks.faults.score import alarms
@@ -28,8 +29,7 @@ from gptq_diff.models.place import cache_root
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-DEVELOPMENT = 1000
-"""Seeds below are for development."""
+DEFAULT_OUT = RESULTS / "faults.json"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     wait_without_spinning()
     wanted = [given.only] if given.only else list(ids(given.faults, given.healthy))
     records = {} if given.only else done(given.records, given.seed)
-    started = time.perf_counter()
+    started, measured_on = time.perf_counter(), machine()
     with places(given.environments, quick=given.quick) as where:
         for number, name in enumerate(wanted):
             if name in records:
@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
             if not given.only:
                 append(given.records, record)
             print(f"{number + 1:>4} of {len(wanted)}  {line(record)}", flush=True)
+    measured_on["load_average_after"] = round(os.getloadavg()[0], 2)
     chosen = [records[name] for name in wanted]
     found = tables.summary(chosen)
     print("\n" + tables.text(found))
@@ -57,7 +58,10 @@ def main(arguments: list[str] | None = None) -> None:
     took = f"{time.perf_counter() - started:.0f} s"
     print(f"\n{took}; one run alone: python -m benchmarks.faults --seed {given.seed} --only ID")
     if not given.only and not given.quick:
-        write(given.out, {"seed": given.seed, "machine": machine(), "summary": found, "records": chosen})
+        result = {"seed": given.seed, "machine": measured_on, "summary": found, "records": [brief(r) for r in chosen]}
+        write(given.out, result)
+        if given.out == DEFAULT_OUT:
+            document.PAGE.write_text(document.page(result), encoding="utf-8")
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -65,7 +69,9 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.faults", description="Planted faults: found, and named?"
     )
-    parser.add_argument("--seed", type=int, default=0, help=f"below {DEVELOPMENT} for development; default %(default)s")
+    parser.add_argument(
+        "--seed", type=int, default=0, help=f"below {document.DEVELOPMENT} for development; default %(default)s"
+    )
     parser.add_argument("--faults", type=int, help="default 300; 40 with --quick")
     parser.add_argument("--healthy", type=int, help="default: as many")
     parser.add_argument("--quick", action="store_true", help="in this process alone, without real engines; few SmolLM2")
@@ -76,7 +82,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         "--environments", type=Path, default=ROOT / ".envs", help="where real engines are looked for; default .envs"
     )
     parser.add_argument("--fresh", action="store_true", help="forget records of an earlier benchmark")
-    parser.add_argument("--out", type=Path, default=RESULTS / "faults.json", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="default: %(default)s")
     given = parser.parse_args(arguments)
     given.faults = given.faults if given.faults is not None else 40 if given.quick else 300
     given.healthy = given.healthy if given.healthy is not None else given.faults
@@ -171,6 +177,14 @@ def append(path: Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def brief(record: dict[str, Any]) -> dict[str, Any]:
+    """Without the findings' evidence, which replaying the run shows again."""
+    if record.get("error"):
+        return record
+    findings = [{key: f[key] for key in ("cause", "layer", "confidence")} for f in record["findings"]]
+    return {**record, "findings": findings}
 
 
 def write(path: Path, value: object) -> None:

@@ -83,7 +83,8 @@ def score(record: Json) -> Score:
         exact = where is not None and not missed_earlier and (where == first or where in before)
         here = [f for f in findings if f["layer"] == where]
     at = where if exact and not outside else first
-    wanted = {p.kind for p in (above or planted) if outside or p.place == at} or {p.kind for p in planted}
+    there = [p for p in planted if outside or p.place == at] or planted
+    wanted = {p.kind for p in there if p.share >= 1.0} or {p.kind for p in there}
     named = {f["cause"] for f in here[: len(wanted)]}
     return Score(
         share=max((p.share for p in planted if first is None or p.place == first), default=0.0), above=bool(above),

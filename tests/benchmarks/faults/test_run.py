@@ -1,0 +1,118 @@
+"""The benchmark as a whole: the same seed gives the same faults, and an interrupted one goes on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.faults import run
+from benchmarks.faults.draw import draw_fault, plantable
+from benchmarks.faults.healthy import draw_healthy
+from benchmarks.faults.lab import Lab
+from benchmarks.faults.plant.catalogue import KINDS, NOT_PLANTED
+from benchmarks.faults.real import ENGINES, RealLab
+from benchmarks.faults.trial import trial
+
+CAUSES = {
+    "accumulator-overflow", "result-overflow", "nan-weights", "nan-input", "all-reduce", "ambiguous-zero",
+    "zero-point-shift", "scale-group", "g-idx-ignored", "nibble-order", "shard-order", "bias", "dtype",
+    "race-or-uninitialised", "split-k-noise", "row-path", "outside-linears", "unknown",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """On tiny models alone, so that nothing large is built."""
+    return Lab(tmp_path_factory.mktemp("lab") / "process", small=0.0)
+
+
+def test_every_cause_of_the_contract_is_planted_or_said_not_to_be(lab):
+    """The list of contract.md, and clamp, which was added to it."""
+    assert set(KINDS) | set(NOT_PLANTED) == CAUSES | {"clamp"}
+    assert set(plantable(lab)) == set(KINDS)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_same_seed_draws_the_same_fault(lab, number):
+    """Model, prompt, words and every changed byte."""
+    one, two = draw_fault(lab, 11, number, number), draw_fault(lab, 11, number, number)
+    assert one.run == two.run and [f.what for f in one.faults] == [f.what for f in two.faults]
+    for a, b in zip(one.faults, two.faults):
+        for kept in ("prepared", "changed"):
+            first, second = getattr(a, kept), getattr(b, kept)
+            assert first.keys() == second.keys()
+            assert all(np.array_equal(first[k], second[k], equal_nan=first[k].dtype.kind == "f") for k in first)
+
+
+def test_every_kind_comes_once_in_a_cycle(lab):
+    """So many faults of one seed hold each kind alone once, and pairs."""
+    drawn = [draw_fault(lab, 5, n, n).drawn_as for n in range(len(KINDS) + 4)]
+    assert set(KINDS) <= set(drawn) and len(set(drawn)) == len(KINDS) + 2
+
+
+def test_a_healthy_run_is_recorded_without_a_fault(lab):
+    """Nothing planted, nothing said."""
+    drawn = draw_healthy(lab, 3, 2)
+    assert not any(f.kind for f in drawn.faults)
+    record = trial(lab, 3, 2, 2, healthy=True)
+    assert record["status"] == record["reference_status"] == "agree" and record["findings"] == []
+
+
+def test_a_trial_finds_a_gross_fault(lab):
+    """A record holds what was planted, its size, and what the report says; it can be written as JSON."""
+    number = next(n for n in range(60) if draw_fault(lab, 1, n, n).drawn_as == "nan-weights")
+    record = json.loads(json.dumps(trial(lab, 1, number, number, healthy=False)))
+    (planted,) = record["planted"]
+    assert planted["shares"] == {planted["layers"][0]: "inf"}
+    assert record["first_bad"]["layer"] == planted["layers"][0]
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda e: e.name)
+def test_real_engines_have_kinds_of_their_own(engine, tmp_path):
+    """None is asked for a fault that it cannot have: no half accumulators and no ranks on a CPU."""
+    real = RealLab(tmp_path / "real", 0.0, engine, tmp_path)
+    kinds = plantable(real)
+    assert not {"accumulator-overflow", "all-reduce"} & set(kinds)
+    assert {"nibble-order", "clamp", "nan-weights"} <= set(kinds)
+    for number in range(8):
+        drawn = draw_fault(real, 2, number, number)
+        assert all(real.takes(fault) for fault in drawn.faults)
+
+
+def test_an_interrupted_benchmark_goes_on(lab, tmp_path, monkeypatch, capsys):
+    """Records that are there are not made again; what failed is tried again; another seed's do not count."""
+    asked = []
+
+    def where(seed, number, *, healthy, keep):
+        asked.append((number, healthy))
+        return record(healthy=healthy)
+
+    monkeypatch.setattr(run, "places", lambda environments, quick: nullcontext(where))
+    monkeypatch.setattr(run, "machine", dict)
+    records = tmp_path / "records.jsonl"
+    there = [
+        {**record(healthy=False), "id": "fault-0", "seed": 4},
+        {"id": "healthy-0", "seed": 4, "healthy": True, "error": "no"},
+        {**record(healthy=False), "id": "fault-1", "seed": 5},
+    ]
+    records.write_text("".join(json.dumps(r) + "\n" for r in there))
+    given = ["--seed", "4", "--faults", "2", "--records", str(records), "--out", str(tmp_path / "out.json")]
+    run.main(given)
+    assert asked == [(0, True), (1, False), (1, True)]
+    assert json.loads((tmp_path / "out.json").read_text())["summary"]["faults"] == 2
+
+
+def nullcontext(value):
+    import contextlib
+
+    return contextlib.nullcontext(value)
+
+
+def record(*, healthy):
+    return {
+        "healthy": healthy, "planted": [], "first_bad": None, "findings": [], "drawn_as": "x", "place": "process",
+        "way": "bytes", "model": "m", "kernel": "fp16", "tokens": 5, "extra": "", "seconds": {"all": 1.0},
+        "status": "agree", "reference_status": "agree", "reference_findings": [],
+    }  # fmt: skip
