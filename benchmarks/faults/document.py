@@ -28,8 +28,8 @@ report says; beside them as many healthy runs. Everything below is written by th
 - The code that plants, `benchmarks/faults/plant`, imports nothing of gptq-diff; it unpacks and packs weights by itself.
 - Models are tiny random Qwen2s of 2, 3, 4 and 8 bits with several group sizes, symmetric or not, with and without
   activation order, and SmolLM2-135M. Linears, sizes (one column to all of them, gross to mild), prompts (1 to 90
-  tokens, 1 to 4 steps), kernels, threads and skeleton dtypes are drawn at random; a fault comes alone, as two in one
-  linear, or in two linears.
+  tokens, nine in ten of 4 or more; 1 to 4 steps), kernels, threads and skeleton dtypes are drawn at random; a fault
+  comes alone, as two in one linear, or in two linears.
 - Every second run is on a real engine in turn: vLLM (its CPU kernel), GPTQModel, auto_gptq, as far as their
   environments are there (`gptq-diff env create`). The others run in the transformers engine with `hf-fp16` or a
   simulator.

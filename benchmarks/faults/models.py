@@ -110,6 +110,7 @@ def draw_prompt(rng: np.random.Generator, choice: ModelChoice, longest: int = 90
     if not choice.tiny or rng.random() < 0.3:
         ids = texts_of(choice.path())[int(rng.integers(len(ENGLISH)))]
         return ids[:longest]
-    length = round(2 ** float(rng.uniform(0, np.log2(longest))))
+    least = 1 if rng.random() < 0.1 else 4
+    length = round(2 ** float(rng.uniform(np.log2(least), np.log2(longest))))
     start = START if rng.random() < 0.8 else int(rng.integers(509))
     return (start, *(int(i) for i in rng.integers(0, 509, length - 1)))

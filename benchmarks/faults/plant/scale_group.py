@@ -20,14 +20,16 @@ def plant(site: Site) -> Fault:
         raise Unplantable("it has a single group")
     read = groups.copy()
     at_columns = pick.columns(site)
-    way = rng.choice(["next", "previous", "twice as long", "exchanged"])
+    ways = ["next", "previous", "exchanged"]
+    way = rng.choice(ways if linear.desc_act else [*ways, "twice as long"])  # g_idx tells groups, not their size
     if way == "exchanged":
         first = int(rng.integers(len(groups) - 1))
         read[[first, first + 1]] = [first + 1, first]
         what = f"scales of groups {first} and {first + 1} exchanged"
     elif way == "twice as long":
         read, at_columns = groups // 2, np.ones(linear.columns, dtype=bool)
-        what = f"group size read as {2 * linear.group_size} for the scales"
+        linear = linear.with_zeros(linear.zeros()[read])
+        what = f"group size read as {2 * linear.group_size}"
     else:
         step, chosen = (1 if way == "next" else -1), pick.groups(site)
         read = np.where(chosen, np.clip(groups + step, 0, len(groups) - 1), groups)

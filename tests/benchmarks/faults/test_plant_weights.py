@@ -56,11 +56,15 @@ def test_zero_points_move_by_one(site, variant):
 
 @pytest.mark.parametrize("variant", ["4bit", "4bit-asym", "4bit-act", "8bit"])
 def test_scales_come_from_another_group(site, variant):
-    """Every weight is its level times the scale of its own or of another group of that column."""
+    """Every weight has the scale of a group of that column, a misread group size that group's zero point too."""
     for fault, sound in many(site, scale_group.plant, variant):
-        levels, made = sound.levels(), fault.misread[LAYER].weight()
+        codes, zeros, made = sound.codes(), sound.zeros(), fault.misread[LAYER].weight()
         scales = sound.scales.astype(np.float64)
-        known = np.stack([levels * scales[g] for g in range(sound.groups)])
+        others = range(sound.groups)
+        if "group size" in fault.what:
+            known = np.stack([(codes - zeros[g]) * scales[g] for g in others])
+        else:
+            known = np.stack([sound.levels() * scales[g] for g in others])
         assert (known == made).any(axis=0).all() and (made != sound.weight()).any()
 
 
