@@ -175,11 +175,16 @@ class Judgement:
         return f"{self.layer}@{self.part}" if self.part else self.layer
 
 
+INTERVALS = ("embedding", "norm", "residual", "attention", "rotary", "activation", "lm_head")
+"""Paths of what happens between linears, judged by itself; a Judgement's layer is the linear whose input it makes."""
+
+
 @dataclass(frozen=True)
 class FirstBad:
     """The first call, in (step, index) order, that rounding does not explain (contract.md, `first_bad`).
 
     rank: the tensor-parallel rank whose share broke; None for a whole linear, or a step after it.
+    path: that ran; one of INTERVALS where what makes the input of `layer` broke, and not that linear.
     """
 
     layer: str
@@ -261,6 +266,28 @@ class Workaround:
 
 
 @dataclass(frozen=True)
+class Between:
+    """What one capture gives between its linears.
+
+    judgements: in order of execution, as of linears; path and part are the interval's name.
+    skipped: linear, block or "all" -> why what happens before it, in it, or anywhere is not judged.
+    """
+
+    judgements: tuple[Judgement, ...]
+    findings: tuple[Finding, ...]
+    skipped: dict[str, str]
+
+
+@dataclass(frozen=True)
+class IntervalCount:
+    """How many intervals between linears were judged, which were not, and the largest share of their threshold."""
+
+    compared: int
+    skipped: tuple[SkippedLayer, ...]
+    worst_excess: float | None
+
+
+@dataclass(frozen=True)
 class LayerCount:
     """How many linears were judged, and which were not."""
 
@@ -300,7 +327,7 @@ class Result:
     peaks: in bytes, of the backend; None where the system does not say, and peak_gpu_bytes where it used no GPU.
     quantization_error: of hf-original alone.
     worst_excess: the largest share of the detection threshold that any judged call reached; 1 is the threshold.
-    experiments: on the live kernel, of one linear.
+    experiments: on the live kernel, of one linear. intervals: between linears; None where nobody looked.
     """
 
     backend: str
@@ -330,6 +357,7 @@ class Result:
     peak_gpu_bytes: int | None
     quantization_error: QuantizationError | None = None
     experiments: tuple[Experiment, ...] = ()
+    intervals: IntervalCount | None = None
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exit_codes": NOUNS,
     "judged_file": NOUNS,
     "diagnosed_file": NOUNS,
+    "between_file": NOUNS,
     "toml_file": {"errors"},
     "config_file": {"errors", "suggest", "toml_file"},
     "presets": NOUNS | {"suggest"},
@@ -52,11 +53,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "launch": NOUNS | {"jobs", "log_end", "memory", "presets", "processes", "stage", "text"},
     "models": NOUNS | {"checkpoint", "numerics"},
     "compare": PURE | {"capture", "judged_file"},
+    "fix": PURE | {"diagnose", "models"},
     "diagnose": PURE | {"capture", "compare", "jobs", "judged_file"},
-    "report": NOUNS | {"judged_file", "text"},
+    "report": NOUNS | {"between_file", "judged_file", "text"},
     "session": PURE
+    | {"fix"}
     | {"capture", "compare", "diagnose", "environment", "environments", "hosts", "jobs", "launch", "memory", "models"}
-    | {"presets", "prompts", "suggest", "judged_file", "diagnosed_file", "report", "stage", "text"},
+    | {"presets", "prompts", "suggest", "between_file", "judged_file", "diagnosed_file", "report", "stage", "text"},
     "cases": NOUNS | {"config_file", "models", "presets", "prompts", "session", "suggest", "text", "toml_file"},
     "__main__": {"cli"},
 }
@@ -197,7 +200,7 @@ def test_only_a_worker_imports_an_engine() -> None:
 def test_a_report_knows_records_alone() -> None:
     """So that it can be made anywhere, of any finished run."""
     known = {other for path in sources() if unit_of(path) == "report" for _, other in own_imports(path)}
-    assert known <= {"report", "records", "errors", "judged_file", "text"}
+    assert known <= {"report", "records", "errors", "between_file", "judged_file", "text"}
     heavy = {name.split(".")[0] for path in sources() if unit_of(path) == "report" for _, name in imports(path)} & HEAVY
     assert heavy == set()
 

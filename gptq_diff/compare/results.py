@@ -10,7 +10,17 @@ from gptq_diff.capture.store import CaptureReader
 from gptq_diff.capture.tap import ALL_REDUCE, REPLICATED
 from gptq_diff.compare.quantisation import summary
 from gptq_diff.compare.tokens import collapse, first_different_token, first_token_kl
-from gptq_diff.records import ORIGINAL, Finding, FirstBad, Judgement, LayerCount, Result, SkippedLayer, Verdict
+from gptq_diff.records import (
+    INTERVALS,
+    ORIGINAL,
+    Finding,
+    FirstBad,
+    Judgement,
+    LayerCount,
+    Result,
+    SkippedLayer,
+    Verdict,
+)
 
 SEVERITY = ("overflow", "nan", "diverged", "nondeterministic", "collapsed", "incomplete", "agree")
 """Worst first: the cause nearest the kernel wins (contract.md)."""
@@ -42,6 +52,11 @@ def first_bad(judgements: Sequence[Judgement]) -> FirstBad | None:
                 excess=j.excess, path=j.path, rows=j.rows, rank=j.rank if j.part.isdigit() else None,
             )  # fmt: skip
     return None
+
+
+def in_order(judgements: Sequence[Judgement], intervals: Sequence[Judgement]) -> list[Judgement]:
+    """Linears and intervals in order of execution: an interval comes before the linear whose input it makes."""
+    return sorted([*intervals, *judgements], key=lambda j: (j.step, j.index))  # stable
 
 
 def layer_count(judgements: Sequence[Judgement], quantized: Sequence[str], skipped: dict[str, str]) -> LayerCount:
@@ -88,15 +103,16 @@ def kernel_globs(judgements: Sequence[Judgement]) -> dict[str, str]:
 def make_result(
     capture: CaptureReader, reference: CaptureReader | None, judgements: Sequence[Judgement],
     quantized: Sequence[str], run: BackendRun, text: str | None, notes: dict[str, str], *, is_reference: bool,
+    intervals: Sequence[Judgement] = (),
 ) -> Result:  # fmt: skip
     """The result of one capture; reference is None for the reference itself, and where the reference failed.
 
-    notes: layer -> why it could not be judged by any backend.
+    notes: layer -> why it could not be judged by any backend. intervals: judgements of what is between linears.
     """
     manifest = capture.manifest
     ref_manifest = reference.manifest if reference is not None else None
     collapsed, token = (False, None) if is_reference else collapse(manifest, ref_manifest)
-    bad, original = first_bad(judgements), run.kernel == ORIGINAL
+    bad, original = first_bad(in_order(judgements, intervals)), run.kernel == ORIGINAL
     layers = layer_count(judgements, quantized, {**notes, **manifest.skipped})
     excesses = [j.excess for j in judgements if j.excess is not None]
     return Result(
@@ -191,6 +207,8 @@ def sentence(result: Result, quantized: int) -> str:
         return f"No linear is to blame {where}, yet its output collapsed to token {result.collapse_token}."
     step = "" if bad.step == 0 else f", decode step {bad.step}"
     at = "" if bad.rank is None else f", rank {bad.rank}"
+    if bad.path in INTERVALS:
+        return f"{_interval(bad, where + step)}{collapsed}"
     start = f"{bad.layer} is the first layer to break {where}{step}{at}: "
     if bad.path == REPLICATED:
         return f"{start}tensor-parallel ranks hold different values where each should hold the same.{collapsed}"
@@ -207,3 +225,17 @@ def sentence(result: Result, quantized: int) -> str:
     error, floor = bad.local_l2_rel, bad.noise_floor
     sizes = f"{error:.2g} where rounding explains {floor:.2g}" if error is not None and floor is not None else "large"
     return f"{start}its error on its own input is {sizes} (relative l2).{collapsed}"
+
+
+def _interval(bad: FirstBad, where: str) -> str:
+    """What broke between linears."""
+    what = "The output head" if bad.path == "lm_head" else f"The {bad.path} before {bad.layer}"
+    start = f"{what} is the first to break {where}, between linears: "
+    if bad.kind == "overflow":
+        why = f"since its exact result, up to {bad.exact_absmax:,.0f}, is beyond the dtype"
+        return f"{start}{bad.nonfinite} infinite values, {why}."
+    if bad.kind == "nan":
+        return f"{start}{bad.nonfinite} infinite or NaN values, though everything it is computed from is finite."
+    sizes = "" if bad.local_l2_rel is None else f" by {bad.local_l2_rel:.2g}"
+    floor = "" if bad.noise_floor is None else f", where rounding explains {bad.noise_floor:.2g} (relative l2)"
+    return f"{start}what it gives differs{sizes} from what its own inputs give{floor}."

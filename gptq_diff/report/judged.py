@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gptq_diff.between_file import between_file, read_between
 from gptq_diff.judged_file import read_judged
 from gptq_diff.records import Judgement, Report
 
 
 def read_all_judged(root: Path, report: Report) -> dict[tuple[str, str], list[Judgement]]:
-    """The judgements by (backend, prompt); an empty list where none are stored."""
-    return {
-        (r.backend, r.prompt): read_judged(root / "judged" / r.backend / f"{r.prompt}.jsonl") for r in report.results
-    }
+    """The judgements by (backend, prompt), bad intervals before the linears that they lead to.
+
+    An empty list where none are stored.
+    """
+    return {(r.backend, r.prompt): _judged(root, r.backend, r.prompt) for r in report.results}
+
+
+def _judged(root: Path, backend: str, prompt: str) -> list[Judgement]:
+    between = read_between(between_file(root, backend, prompt))
+    bad = [j for j in between.judgements if j.cause is not None] if between is not None else []
+    linears = read_judged(root / "judged" / backend / f"{prompt}.jsonl")
+    return sorted([*bad, *linears], key=lambda j: (j.step, j.index))

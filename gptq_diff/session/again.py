@@ -13,6 +13,7 @@ from gptq_diff.launch import Listener
 from gptq_diff.records import ModelInfo, Report
 from gptq_diff.report.json_report import read_report
 from gptq_diff.session.asked import RunRecord
+from gptq_diff.session.between_run import judge_intervals
 from gptq_diff.session.compare_run import finished_captures, judge_run, report_run
 from gptq_diff.session.decode import Decoder
 from gptq_diff.session.diagnose_run import diagnose_run
@@ -42,6 +43,7 @@ def compare_again(
         if isinstance(loaded, Checkpoint) and isinstance(judge, Checkpoint):
             if judging:
                 record = _judged_again(run, record, judge, loaded, say)
+                record = judge_intervals(run, record, finished_captures(record, run), judge)
             diagnose_run(run, record, judge, loaded)
             measure_headroom(run, record, finished_captures(record, run), judge, loaded)
             if live is not None:

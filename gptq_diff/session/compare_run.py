@@ -8,15 +8,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Callable
 
 import gptq_diff
+from gptq_diff.between_file import between_file, read_between
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.compare.judge_run import Key, judge_captures, open_captures
 from gptq_diff.compare.results import BackendRun, make_result, verdict
 from gptq_diff.diagnosed_file import read_findings
 from gptq_diff.judged_file import read_judged, write_judged
-from gptq_diff.records import Judgement, PromptInfo, Report, Result, SkippedBackend
+from gptq_diff.records import Between, Judgement, PromptInfo, Report, Result, SkippedBackend
 from gptq_diff.report.cleaned import cleaned
 from gptq_diff.session.asked import BackendRecord, RunRecord
+from gptq_diff.session.between_run import with_intervals
 from gptq_diff.session.decode import Decoder
 from gptq_diff.session.determinism import settle
 from gptq_diff.session.experiments_store import with_experiments
@@ -83,10 +85,14 @@ def report_run(run: RunDir, record: RunRecord, decoder: Decoder) -> Report:
         is_reference = backend == record.reference
         reference = None if is_reference else readers.get((record.reference, prompt))
         judgements = read_judged(run.judged(backend, prompt))
-        result = _result(record, backends[backend], reader, reference, judgements, decoder, is_reference=is_reference)
+        between = read_between(between_file(run.root, backend, prompt))
+        result = _result(
+            record, backends[backend], reader, reference, judgements, between, decoder, is_reference=is_reference
+        )  # fmt: skip
         found = read_findings(run.findings(backend, prompt))
         if found is not None:
             result = replace(result, findings=found)
+        result = with_intervals(result, between)
         result = with_experiments(noted(result, measured[backend, prompt]), run)
         results.append(settle(result, run, backends[backend].finished, judgements))
     for reader in readers.values():
@@ -108,7 +114,7 @@ def report_run(run: RunDir, record: RunRecord, decoder: Decoder) -> Report:
 
 def _result(
     record: RunRecord, backend: BackendRecord, reader: CaptureReader, reference: CaptureReader | None,
-    judgements: list[Judgement], decoder: Decoder, *, is_reference: bool,
+    judgements: list[Judgement], between: Between | None, decoder: Decoder, *, is_reference: bool,
 ) -> Result:  # fmt: skip
     about = BackendRun(
         backend.engine, backend.kernel, backend.versions, backend.seconds,
@@ -116,5 +122,6 @@ def _result(
     )  # fmt: skip
     text = decoder.text(reader.manifest.tokens)
     return make_result(
-        reader, reference, judgements, record.quantized, about, text, record.not_read, is_reference=is_reference
-    )
+        reader, reference, judgements, record.quantized, about, text, record.not_read, is_reference=is_reference,
+        intervals=() if between is None else between.judgements,
+    )  # fmt: skip

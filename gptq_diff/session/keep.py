@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from gptq_diff.between_file import between_file, read_between
 from gptq_diff.capture.prune import keep_only, size_of
 from gptq_diff.capture.run_dir import RunDir
-from gptq_diff.compare.results import BAD_KINDS
+from gptq_diff.compare.results import BAD_KINDS, in_order
 from gptq_diff.jobs import prompt_of
 from gptq_diff.judged_file import read_judged
-from gptq_diff.records import Judgement
+from gptq_diff.records import INTERVALS, Judgement
 from gptq_diff.session.asked import RunRecord
 
 NEIGHBOURS = 1
 """Linears kept before and after a bad one."""
+BEFORE = 3
+"""Linears kept before a bad interval: attention is made of three."""
 MOST_BAD = 8
 """Bad linears a capture keeps: the first ones matter, the rest inherit."""
 
@@ -24,6 +27,8 @@ def interesting(judgements: list[Judgement]) -> frozenset[str]:
         if j.kind in BAD_KINDS and j.index not in places:
             places.append(j.index)
     near = {i + d for i in places[:MOST_BAD] for d in range(-NEIGHBOURS, NEIGHBOURS + 1)}
+    between = [j.index for j in judgements if j.kind in BAD_KINDS and j.path in INTERVALS][:MOST_BAD]
+    near |= {i - d for i in between for d in range(BEFORE + 1)}
     return frozenset(order[i] for i in near if i in order)
 
 
@@ -41,7 +46,9 @@ def keep_what_was_asked(run: RunDir, record: RunRecord) -> tuple[str, ...]:
     wanted: dict[str, frozenset[str]] = {}
     for backend, key in captures:
         prompt = prompt_of(key)
-        found = interesting(read_judged(run.judged(backend, prompt)))
+        between = read_between(between_file(run.root, backend, prompt))
+        intervals = list(between.judgements) if between is not None else []
+        found = interesting(in_order(read_judged(run.judged(backend, prompt)), intervals))
         wanted[prompt] = wanted.get(prompt, frozenset()) | found
     freed, dropped = 0, 0
     for backend, key in reversed(captures):

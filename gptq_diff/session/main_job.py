@@ -13,6 +13,7 @@ from gptq_diff.compare.judge_run import Key
 from gptq_diff.records import Report
 from gptq_diff.report.json_report import write_report
 from gptq_diff.session.asked import Asked, RunRecord
+from gptq_diff.session.between_run import judge_intervals
 from gptq_diff.session.capture_all import capture_all, start_record
 from gptq_diff.session.compare_run import finished_captures, judge_run, report_run
 from gptq_diff.session.decode import Decoder
@@ -53,6 +54,7 @@ def compare_and_write(
     known: as in judge_run.
     """
     record = judge_run(run, record, judge, loaded, watcher.judging, known).noted(record)
+    record = judge_intervals(run, record, finished_captures(record, run), judge)
     diagnose_run(run, record, judge, loaded)
     measure_headroom(run, record, finished_captures(record, run), judge, loaded)
     report = report_run(run, record, Decoder(loaded.path))

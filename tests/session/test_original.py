@@ -161,7 +161,7 @@ class TestRuns:
 def test_every_result_says_what_it_took(small_model: Path, same: Path, tmp_path: Path) -> None:
     """Loading and judging by backend, generating by prompt; the shares of judging are there for the original too."""
     report = run(asked(small_model, "hf-fp16", (FIRST, SECOND), original=same), tmp_path / "run")
-    assert all(set(r.seconds) == {"load", "generate", "judge"} for r in report.results)
+    assert all(set(r.seconds) - {"between"} == {"load", "generate", "judge"} for r in report.results)
     assert all(r.seconds["judge"] > 0 for r in report.results)
     a, b = (result(report, "hf-fp16", p).seconds for p in ("p1", "p2"))
     assert a["judge"] == b["judge"]

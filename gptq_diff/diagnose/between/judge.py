@@ -1,0 +1,134 @@
+"""The intervals of a whole run: one capture after the other, the output head in one pass for all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from gptq_diff.diagnose.between.computed import Computed, Precision, shares
+from gptq_diff.diagnose.between.findings import findings
+from gptq_diff.diagnose.between.follow import HEAD, Follower
+from gptq_diff.diagnose.between.head import Hidden, logits
+from gptq_diff.diagnose.between.judged import Place, judgement
+from gptq_diff.diagnose.between.norms import Added, rms_norm
+from gptq_diff.diagnose.between.sequence import sequence_of
+from gptq_diff.diagnose.between.shape import Shape, shape_of
+from gptq_diff.diagnose.between.why_head import Head, why_head
+from gptq_diff.errors import CheckpointError
+from gptq_diff.records import ORIGINAL, Between
+
+if TYPE_CHECKING:
+    from gptq_diff.checkpoint.reader import Checkpoint
+    from gptq_diff.compare.align import Captured
+
+Key = tuple[str, str]
+"""(backend, prompt)."""
+
+
+@dataclass(frozen=True)
+class _Last:
+    """A capture whose logits are still to be judged. row: [1, H] each."""
+
+    key: Key
+    follower: Follower
+    row: Added
+    hidden: Hidden
+    place: Place
+
+
+def judge_between(
+    captures: Mapping[Key, Captured], prompts: Mapping[str, tuple[int, ...]], judge: Checkpoint
+) -> dict[Key, Between]:
+    """Judge every capture that holds its tensors; what it took is added to each capture's `seconds`."""
+    shape = shape_of(judge.config)
+    if isinstance(shape, str):
+        return {key: Between((), (), {"all": shape}) for key in captures}
+    followers: dict[Key, Follower | str] = {}
+    last: list[_Last] = []
+    for key, captured in captures.items():
+        started = time.perf_counter()
+        follower = _follower(captured, prompts[key[1]], judge, shape)
+        followers[key] = follower
+        if not isinstance(follower, str):
+            pending = _followed(key, follower, captured, shape)
+            last += [] if pending is None else [pending]
+        captured.seconds += time.perf_counter() - started
+    _judge_heads(last, captures, judge, shape)
+    return {key: _between(follower) for key, follower in followers.items()}
+
+
+def _between(follower: Follower | str) -> Between:
+    if isinstance(follower, str):
+        return Between((), (), {"all": follower})
+    found = follower.found
+    return Between(tuple(found.judgements), findings(found.bad), found.skipped)
+
+
+def _follower(captured: Captured, prompt: tuple[int, ...], judge: Checkpoint, shape: Shape) -> Follower | str:
+    """What follows this capture, or why it cannot."""
+    if any(place.path == ORIGINAL for places in captured.places.values() for place in places):
+        return "the unquantised model is not judged"
+    sequence = sequence_of(captured, prompt)
+    if isinstance(sequence, str):
+        return sequence
+    order = {layer: places[0].index for layer, places in captured.places.items()}
+    return Follower(sequence, judge, shape, lambda layer: order.get(layer, len(order)))
+
+
+def _followed(key: Key, follower: Follower, captured: Captured, shape: Shape) -> _Last | None:
+    """Everything up to the last norm; then what is needed of the last row for the logits."""
+    try:
+        added = follower.follow()
+        if added is None:
+            return None
+        place = Place(HEAD, HEAD, follower.index(HEAD))
+        follower.overflows(added, place)
+        at = slice(follower.prompt_rows - 1, follower.prompt_rows)
+        row = Added(added.before[at], added.output[at], added.total[at], added.layer)
+        weight = follower.weight("model.norm.weight")
+    except CheckpointError as e:
+        follower.found.skipped["all"] = str(e)
+        return None
+    if HEAD in captured.places:
+        follower.last_norm(added, weight)
+        return None
+    hidden = Hidden(rms_norm(row.total, weight, shape.eps, follower.precision), follower.precision)
+    return _Last(key, follower, row, hidden, place)
+
+
+def _judge_heads(last: list[_Last], captures: Mapping[Key, Captured], judge: Checkpoint, shape: Shape) -> None:
+    names = judge.tensor_names()
+    name = "lm_head.weight" if "lm_head.weight" in names else "model.embed_tokens.weight" if shape.tied else ""
+    if name not in names:
+        for one in last:
+            one.follower.found.skipped[HEAD] = "the checkpoint has no weight of the output head"
+        return
+    weight_VH = judge.tensor(name)
+    for dtype in {one.hidden.precision.dtype for one in last}:
+        some = [one for one in last if one.hidden.precision.dtype == dtype]
+        started = time.perf_counter()
+        found = logits([one.hidden for one in some], weight_VH)
+        seconds = (time.perf_counter() - started) / len(some)
+        for one, computed in zip(some, found):
+            _judge_head(one, computed, captures[one.key], weight_VH, shape, one.hidden.precision)
+            captures[one.key].seconds += seconds
+
+
+def _judge_head(
+    one: _Last, computed: Computed, captured: Captured, weight_VH: torch.Tensor, shape: Shape, precision: Precision
+) -> None:
+    captured_V = captured.reader.first_logits()
+    if captured_V.shape != computed.exact_TN[0].shape:
+        one.follower.found.skipped[HEAD] = f"{len(captured_V)} logits, and the head has {weight_VH.shape[0]} rows"
+        return
+    (s,) = shares(computed, captured_V[None], [slice(0, 1)], precision)
+    head = Head(
+        one.row, one.follower.weight("model.norm.weight"), shape.eps, weight_VH, precision, computed, captured_V
+    )
+    one.follower.add(
+        [judgement(one.place, 0, 1, len(captured_V), computed.input_absmax, s)], lambda: why_head(head)
+    )  # fmt: skip

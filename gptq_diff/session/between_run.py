@@ -1,0 +1,52 @@
+"""The stage that judges what happens between the linears of a run, and brings it into the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gptq_diff.between_file import between_file, read_between, write_between
+from gptq_diff.capture.run_dir import RunDir
+from gptq_diff.compare.judge_run import Key, open_captures
+from gptq_diff.diagnose.between.judge import judge_between
+from gptq_diff.records import INTERVALS, Between, IntervalCount, Result, SkippedLayer
+from gptq_diff.session.asked import RunRecord
+
+if TYPE_CHECKING:
+    from gptq_diff.checkpoint.reader import Checkpoint
+
+
+def judge_intervals(run: RunDir, record: RunRecord, keys: Sequence[Key], judge: Checkpoint) -> RunRecord:
+    """Judge the captures with these keys and store what was found; a pruned capture keeps what it had.
+
+    The record with the seconds that it took, where it has none yet.
+    """
+    captures = open_captures(run, list(keys), record.reference)
+    prompts = {p.id: p.token_ids for p in run.prompts()}
+    seconds: dict[str, float] = {}
+    for key, fresh in judge_between(captures, prompts, judge).items():
+        path = between_file(run.root, *key)
+        stored = read_between(path)
+        if stored is None or len(fresh.judgements) >= len(stored.judgements):
+            write_between(path, fresh)
+        seconds[key[0]] = seconds.get(key[0], 0.0) + captures[key].seconds
+        captures[key].reader.close()
+    took = {name: {"between": round(total, 3)} for name, total in seconds.items() if total > 0}
+    backends = (replace(b, seconds={**took.get(b.name, {}), **b.seconds}) for b in record.backends)
+    return replace(record, backends=tuple(backends))
+
+
+def with_intervals(result: Result, between: Between | None) -> Result:
+    """The result with its intervals counted and their findings; those of what broke first come first."""
+    if between is None:
+        return result
+    judged = [j for j in between.judgements if j.kind != "inherited"]
+    excesses = [j.excess for j in judged if j.excess is not None]
+    count = IntervalCount(
+        len({j.stored for j in judged}), tuple(SkippedLayer(name, why) for name, why in between.skipped.items()),
+        max(excesses, default=None),
+    )  # fmt: skip
+    first = result.first_bad is not None and result.first_bad.path in INTERVALS
+    findings = (between.findings, result.findings) if first else (result.findings, between.findings)
+    return replace(result, intervals=count, findings=(*findings[0], *findings[1]))
