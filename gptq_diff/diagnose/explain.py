@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from gptq_diff.diagnose.case import Case, case_of
 from gptq_diff.diagnose.common_factor import common_factor
 from gptq_diff.diagnose.overflow.accumulators import explain_lost
 from gptq_diff.diagnose.overflow.base import Lost
+from gptq_diff.diagnose.rounded_result import rounded_result
 from gptq_diff.diagnose.search import Search, State
 from gptq_diff.records import Finding
 
@@ -21,6 +23,8 @@ MOST_ROWS = 96
 """Rows that hypotheses are tried on."""
 SAMPLE = (160, 32)
 """Columns that hypotheses are tried on: so many that err, so many that do not."""
+MOST_COLUMNS = 2048
+"""Columns that are unpacked at a time."""
 AS_GOOD = 1.25
 """Another explanation that leaves at most so many times as much cannot be told apart."""
 
@@ -77,12 +81,34 @@ def explain_values(case: Case) -> list[Finding]:
     states = search.run()
     best = states[0]
     if not search.suffices(best):
-        return [unknown(case, search, best)]
+        return [rounded_result(case) or unknown(case, search, best)]
     equal = [s for s in states[1:] if _as_good(s, best) and causes_of(s).isdisjoint(causes_of(best))]
     found = findings_of(case, search, best, 0.5 if equal else 0.95, _next_best(search, states))
     for state in equal[:1]:
         found += findings_of(case, search, state, 0.4, None)
-    return found
+    return found + beneath(case, search, best, {f.cause for f in found})
+
+
+def beneath(case: Case, search: Search, best: State, known: set[str]) -> list[Finding]:
+    """What else is wrong in a few columns, beneath something that is wrong in all of them."""
+    whole = search.whole(best)
+    if whole is None:
+        return []
+    everything = torch.arange(case.exact_MN.shape[1])
+    parts = [everything[first : first + MOST_COLUMNS] for first in range(0, len(everything), MOST_COLUMNS)]
+    worse = torch.cat([search.worse_columns(whole, part) for part in parts])
+    if not len(worse) or len(worse) > len(everything) // 2:
+        return []
+    inner = Search(case, worse[: SAMPLE[0]], whole)
+    state = inner.run()[0]
+    added = state.applied[len(whole) :]
+    if not added or not inner.suffices(state):
+        return []
+    return [
+        replace(f, evidence=(f"beneath the above, in {len(worse)} columns", *f.evidence))
+        for f in findings_of(case, inner, replace(state, applied=added), 0.8, None)
+        if f.cause not in known
+    ]
 
 
 def sample(bad_N: torch.Tensor) -> torch.Tensor:

@@ -90,15 +90,20 @@ class State:
 
 
 class Search:
-    """The search over one case; columns: int64 [C], the sample that is looked at."""
+    """The search over one case; columns: int64 [C], the sample looked at; given: what holds everywhere already."""
 
-    def __init__(self, case: Case, columns: torch.Tensor) -> None:
+    def __init__(self, case: Case, columns: torch.Tensor, given: Sequence[Variant] = ()) -> None:
         self.case = case
         self.columns = columns
         self.families = _families(case)
         self.bad_C = case.bad[columns] if bool(case.bad[columns].any()) else torch.ones(len(columns), dtype=torch.bool)
-        self.start = self._state(case.source.parts(case.x_MK, columns), (), ())
         self.tried = 0
+        self.start = self._state(case.source.parts(case.x_MK, columns), (), ())
+        everywhere = torch.ones(len(columns), dtype=torch.bool)
+        for variant in given:
+            state = self._in_columns(self.start, variant, everywhere)
+            assert state is not None, "it was applied before"
+            self.start = state
 
     def run(self) -> list[State]:
         """States from best to worst of the first depth at which any explains y; else the best that was found."""
@@ -113,6 +118,16 @@ class Search:
             if best[0].explains and best[0].left <= GOES_ON:
                 break
         return best
+
+    def whole(self, state: State) -> tuple[Variant, ...] | None:
+        """The state's hypotheses where all of them hold in all groups and columns; else None."""
+        partial = any(a.blocks is not None or a.columns < len(self.columns) for a in state.applied)
+        return None if partial or state.parts.dense else tuple(a.variant for a in state.applied)
+
+    def worse_columns(self, variants: Sequence[Variant], columns: torch.Tensor) -> torch.Tensor:
+        """int64: of these columns those that still err beyond rounding where the variants hold everywhere."""
+        other = Search(self.case, columns, variants)
+        return columns[other.start.error2_C > FACTOR**2 * other.start.floor2_C]
 
     def share(self, state: State) -> float:
         """Share of the squared error that the state explains, every column counted in units of its rounding."""

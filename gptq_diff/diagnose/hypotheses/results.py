@@ -16,6 +16,12 @@ FEWEST = 48
 """Outputs from which their bits are evidence: of halves one in eight is a bfloat16 by chance."""
 
 
+def are_bfloat16(values: torch.Tensor) -> bool:
+    """Whether all of these float32 values, and enough of them, are such as bfloat16 holds."""
+    values = values[values.abs() >= 2.0**-14]  # half subnormals have fewer bits of their own
+    return values.numel() >= FEWEST and torch.equal(values.to(torch.bfloat16).float(), values)
+
+
 @hypothesis
 def stray_bias(case: Case) -> Iterator[Variant]:
     """The product is captured before the bias is added: none belongs in it."""
@@ -51,8 +57,7 @@ def bfloat16_result(case: Case) -> Iterator[Variant]:
     """All outputs (of the columns that err) are values that bfloat16 holds."""
     bad_N = case.bad if bool(case.bad.any()) else torch.ones_like(case.bad)
     values = case.y_MN[case.known_MN & bad_N]
-    values = values[values.abs() >= 2.0**-14]  # half subnormals have fewer bits of their own
-    if values.numel() < FEWEST or not torch.equal(values.to(torch.bfloat16).float(), values):
+    if not are_bfloat16(values):
         return
 
     def rounded(y_MC: torch.Tensor, _columns: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,14 @@ def _rolled(by: int, parts: Parts, _columns: torch.Tensor, *, zeros: bool) -> Pa
     return parts.with_(scales_GC=scales_GC, zeros_GC=parts.zeros_GC.roll(by, 0) if zeros else parts.zeros_GC)
 
 
-def _regrouped(group_size: int, parts: Parts, _columns: torch.Tensor) -> Parts:
+def _longer(parts: Parts, _columns: torch.Tensor, *, zeros: bool) -> Parts:
+    """Row k's group is the half of what it should be; of the scales alone, or of the zero points too."""
+    half_G = torch.arange(len(parts.scales_GC)) // 2
+    zeros_GC = parts.zeros_GC[half_G] if zeros else parts.zeros_GC
+    return parts.with_(scales_GC=parts.scales_GC[half_G], zeros_GC=zeros_GC)
+
+
+def _shorter(group_size: int, parts: Parts, _columns: torch.Tensor) -> Parts:
     rows = torch.arange(len(parts.group_K))
     return parts.with_(group_K=(rows // group_size).clamp_max(len(parts.scales_GC) - 1))
 
@@ -36,11 +43,14 @@ def scales_of_another_group(case: Case) -> Iterator[Variant]:
         for by, which in ((1, "before"), (-1, "after")):
             says = f"scales and zero points were those of the group {which}"
             yield Variant("scale-group", "scale-group", says, partial(_rolled, by, zeros=True), scope="groups")
-    if not spec.desc_act:
-        for size in (spec.group_size * 2, spec.group_size // 2):
-            if 0 < size < spec.in_features:
-                says = f"groups were of {size} rows, not of {spec.group_size}"
-                yield Variant("group-size", "scale-group", says, partial(_regrouped, size), in_columns=False)
+    says = f"groups were of {2 * spec.group_size} rows, not of {spec.group_size}"
+    yield Variant("group-size", "scale-group", says, partial(_longer, zeros=True), in_columns=False)
+    if not spec.sym:
+        yield Variant("group-size", "scale-group", f"{says}, for the scales", partial(_longer, zeros=False))
+    if not spec.desc_act and spec.group_size > 1:
+        size = spec.group_size // 2
+        says = f"groups were of {size} rows, not of {spec.group_size}"
+        yield Variant("group-size", "scale-group", says, partial(_shorter, size), in_columns=False)
 
 
 @hypothesis
