@@ -14,6 +14,10 @@ MOST_BLOCKS = 12
 """Blocks that are picked one after another, the one that explains most first."""
 SWEEPS = 3
 """Times that every block chooses again."""
+PROMISING = 0.2
+"""Share of the squared error that all blocks together, each alone, must be able to explain."""
+HOPEFUL = 0.8
+"""Share of it that the first few blocks may leave for all to be tried."""
 WORTH = 2.0
 """Squared expected roundings that a block must explain, on average over the columns."""
 
@@ -49,11 +53,15 @@ class BlockSearch:
 
     def run(self, enough: float) -> list[Choice]:
         """Choices by different ways; enough: mean of squared error over unit at which nothing more is looked for."""
+        before = float((self.start_MC.square().sum(dim=0).double() / self.unit_C).mean())
+        total_B, _ = self._gains(self.start_MC, range(self.blocks))
+        if float(total_B.clamp_min(0.0).sum()) < PROMISING * before:
+            return []
         found = [self._greedy(enough)]
-        if float((found[0].gap2_C / self.unit_C).mean()) > enough and self.blocks > 1:
+        after = self._mean(found[0])
+        if after > enough and self.blocks > 1 and after < HOPEFUL * before:
             found.append(self._sweep(self._nothing()))
-            whole = self._whole()
-            found.append(self._sweep(whole))
+            found.append(self._sweep(self._whole()))
         return [self._agreed(choice) for choice in found] if self.by_column else found
 
     def _agreed(self, choice: Choice) -> Choice:
@@ -68,6 +76,9 @@ class BlockSearch:
         gap2_C = gap_MC.square().sum(dim=0).double()
         better_C = gap2_C < choice.gap2_C
         return Choice(torch.where(better_C, which_BC, choice.which_BC), torch.minimum(gap2_C, choice.gap2_C))
+
+    def _mean(self, choice: Choice) -> float:
+        return float((choice.gap2_C / self.unit_C).mean())
 
     def _nothing(self) -> torch.Tensor:
         return torch.full((self.blocks, len(self.unit_C)), -1)
