@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from gptq_diff.records import Experiment, Judgement
 
 
+MOST_LOOKED_AT = 64
+"""Rows that are judged in every one of many calls: the exact answer for each costs a product with the whole weight."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """The captured call that experiments are made on.
@@ -51,6 +55,12 @@ class Subject:
     def shown(self) -> tuple[int, ...]:
         """The rows in which the fault shows: the bad ones, in order, or all that can be judged."""
         return tuple(sorted(self.bad_rows)) or self.finite_rows
+
+    @property
+    def looked_at(self) -> tuple[int, ...]:
+        """The rows, in order, judged where a call is made many times: the bad ones and some others."""
+        others = [row for row in self.finite_rows if row not in self.bad_rows]
+        return tuple(sorted([*self.bad_rows, *others][:MOST_LOOKED_AT]))
 
     @property
     def worst(self) -> int:

@@ -26,7 +26,7 @@ class DirtyMemory(Probe):
         """The call as captured, five times with and five times without."""
         if answers:
             return ()
-        rows, keep = subject.rows, subject.finite_rows
+        rows, keep = subject.rows, subject.looked_at
         return (
             LinearCall(self.call_name("clean"), rows, repeats=REPEATS, keep=keep),
             LinearCall(self.call_name("dirty"), rows, repeats=REPEATS, keep=keep, dirty=True),

@@ -8,10 +8,13 @@ from gptq_diff.diagnose.experiments.answers import same_bits
 from gptq_diff.diagnose.experiments.base import Answer, Answers, Probe, Subject
 from gptq_diff.diagnose.experiments.distance import Distance, distance, farthest
 from gptq_diff.jobs import LinearCall
-from gptq_diff.records import Experiment, Finding
+from gptq_diff.records import Experiment, Finding, Judgement
 
 REPEATS = 20
 CALL = "same"
+NOISE = "split-k-noise"
+CLEAR = 2.0
+"""Times that errors must differ to be another matter than noise near the threshold."""
 RACE = "race-or-uninitialised"
 
 
@@ -25,23 +28,29 @@ class Repeats(Probe):
         """The call as captured, with the rows that can be judged kept."""
         if answers:
             return ()
-        return (LinearCall(self.call_name(CALL), subject.rows, repeats=REPEATS, keep=subject.finite_rows),)
+        return (LinearCall(self.call_name(CALL), subject.rows, repeats=REPEATS, keep=subject.looked_at),)
 
     def judge(self, subject: Subject, answers: Answers) -> Experiment:
         """Differences within what two independent roundings explain are `split-k-noise`, information and no fault."""
         answer = answers[self.call_name(CALL)]
         first_MN = answer.y_RMN[0]
+        captured_MN = subject.y_MN[list(subject.looked_at)]
         apart = farthest([distance(first_MN, y_MN) for y_MN in answer.y_RMN[1:]])
-        others = sum(not same_bits(first_MN, y_MN) for y_MN in answer.y_RMN[1:])
-        captured_MN = subject.y_MN[list(subject.finite_rows)]
-        as_captured = sum(same_bits(captured_MN, y_MN) for y_MN in answer.y_RMN)
-        bad = sum(j.kind in BAD_KINDS for j in answer.judgements)
-        share = noise_share(answer, apart)
         figures: dict[str, float | None] = {
-            "repeats": REPEATS, "other_bits": others, "as_captured": as_captured, "bad": bad,
-            "largest_ulp": apart.ulp, "largest_l2_rel": apart.l2_rel, "share_of_two_roundings": share,
+            "repeats": REPEATS,
+            "other_bits": sum(not same_bits(first_MN, y_MN) for y_MN in answer.y_RMN[1:]),
+            "as_captured": sum(same_bits(captured_MN, y_MN) for y_MN in answer.y_RMN),
+            "bad": sum(j.kind in BAD_KINDS for j in answer.judgements),
+            "largest_ulp": apart.ulp, "largest_l2_rel": apart.l2_rel,
+            "share_of_two_roundings": noise_share(answer, apart),
         }  # fmt: skip
-        evidence, finding = said(subject, apart, figures)
+        from_captured = distance(first_MN, captured_MN)
+        evidence, cause = said(subject, answer, apart, from_captured)
+        finding = None
+        if cause == NOISE:
+            finding = Finding(NOISE, 0.8, (f"at {subject.layer} {evidence[0]}",), None)
+        elif cause == RACE:
+            finding = Finding(RACE, 0.8, evidence, subject.layer)
         did = f"the captured call {REPEATS} times"
         return Experiment(self.name, subject.layer, subject.step, did, figures, evidence, finding)
 
@@ -52,31 +61,33 @@ def noise_share(answer: Answer, apart: Distance) -> float:
     return apart.l2_rel / (FACTOR * 2**0.5 * max(floor, 1e-12))
 
 
-def said(subject: Subject, apart: Distance, figures: dict[str, float | None]) -> tuple[tuple[str, ...], Finding | None]:
-    """Sentences, and what follows. figures: those of the experiment, all known."""
-    others, bad = int(figures["other_bits"] or 0), int(figures["bad"] or 0)
-    share = figures["share_of_two_roundings"] or 0.0
-    if not others and bad == (0 if subject.sound else REPEATS):
-        return (f"all {REPEATS} repeats have the same bits",), None
-    size = f"{apart.ulp:,.3g} ulp, {apart.l2_rel:.1e} relative l2: {share:.2g} of what two roundings explain at most"
-    evidence = [f"{others} of {REPEATS - 1} repeats have other bits than the first; at most {size}"]
-    if not others:
-        evidence = [f"all {REPEATS} repeats have the same bits"]
+def said(
+    subject: Subject, answer: Answer, apart: Distance, from_captured: Distance
+) -> tuple[tuple[str, ...], str | None]:
+    """Sentences, and the cause that follows.
+
+    apart: the repeats; from_captured: the first of them and the captured output.
+    """
+    bad, share = sum(j.kind in BAD_KINDS for j in answer.judgements), noise_share(answer, apart)
+    others = sum(not same_bits(answer.y_RMN[0], y_MN) for y_MN in answer.y_RMN[1:])
+    evidence = [f"all {REPEATS} repeats have the same bits"]
+    if others:
+        size = f"{apart.ulp:,.3g} ulp, {apart.l2_rel:.1e} relative l2: {share:.2g} of what two roundings may make"
+        evidence = [f"{others} of {REPEATS - 1} repeats have other bits than the first; at most {size}"]
+    if 0 < bad < REPEATS and (apart.other_pattern or _clear(answer.judgements, share)):
+        return (*evidence, f"{bad} of {REPEATS} repeats are wrong, the others right"), RACE
+    gone = subject.bad_rows and not bad
+    came = subject.sound and bad == REPEATS
+    if (gone or came) and (from_captured.other_pattern or noise_share(answer, from_captured) > 1.0):
+        how = "wrong, and none of the repeats is" if gone else "right, and all of the repeats are wrong"
+        return (*evidence, f"the captured call was {how}"), RACE
     lost = apart.other_pattern and subject.kind != "overflow"  # where sums overflow, their order decides which ones
-    if 0 < bad < REPEATS:
-        evidence.append(f"{bad} of {REPEATS} repeats are wrong, the others right")
-        return tuple(evidence), _race(0.8, evidence, subject)
-    if not subject.sound and not bad:
-        evidence.append("the captured call was wrong, and none of the repeats is")
-        return tuple(evidence), _race(0.6, evidence, subject)
-    if subject.sound and bad:
-        evidence.append("the captured call was right, and all of the repeats are wrong")
-        return tuple(evidence), _race(0.6, evidence, subject)
     if share > 1.0 or lost:
-        return tuple(evidence), _race(0.8, evidence, subject)
-    told = (f"at {subject.layer} {evidence[0]}",)
-    return tuple(evidence), Finding("split-k-noise", 0.8, told, None)
+        return tuple(evidence), RACE
+    return tuple(evidence), NOISE if others else None
 
 
-def _race(confidence: float, evidence: list[str], subject: Subject) -> Finding:
-    return Finding(RACE, confidence, tuple(evidence), subject.layer)
+def _clear(judgements: tuple[Judgement, ...], share: float) -> bool:
+    """Whether wrong and right repeats differ by more than noise does, which may carry an error over the threshold."""
+    excesses = [j.excess for j in judgements if j.excess is not None]
+    return share > 1.0 or (bool(excesses) and max(excesses) > CLEAR * min(excesses))

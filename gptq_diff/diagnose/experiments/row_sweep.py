@@ -11,7 +11,7 @@ import torch
 from gptq_diff.compare.results import BAD_KINDS
 from gptq_diff.diagnose.experiments.answers import same_bits
 from gptq_diff.diagnose.experiments.base import Answer, Answers, Probe, Subject, counted
-from gptq_diff.diagnose.experiments.boundary import error_border, runs, single_border
+from gptq_diff.diagnose.experiments.boundary import PART, error_border, runs, single_border
 from gptq_diff.jobs import LinearCall
 from gptq_diff.records import Experiment, Finding, RowRange
 
@@ -48,7 +48,7 @@ class RowSweep(Probe):
         evidence = [_in_words(ranges)]
         kinds = {r.kind in BAD_KINDS for r in ranges}
         finding = None
-        if len(kinds) == 2 and not subject.sound:
+        if len(kinds) == 2 and not subject.sound and _clear(swept):
             by_path = len({(r.path, r.kind in BAD_KINDS) for r in ranges}) == len({r.path for r in ranges})
             if by_path or borders["verdict_border"] is not None:
                 bad = [r for r in ranges if r.kind in BAD_KINDS]
@@ -62,6 +62,12 @@ class RowSweep(Probe):
         return Experiment(
             self.name, subject.layer, subject.step, did, figures, tuple(evidence), finding, tuple(ranges)
         )  # fmt: skip
+
+
+def _clear(swept: list[Answer]) -> bool:
+    """Whether wrong and right calls differ by more than noise does, which may carry an error over the threshold."""
+    good = max((a.judgement.excess or 0.0 for a in swept if not a.bad), default=0.0)
+    return all(a.judgement.nonfinite or (a.judgement.excess or 0.0) > PART * good for a in swept if a.bad)
 
 
 def _rows(swept: list[Answer], place: int | None) -> int | None:

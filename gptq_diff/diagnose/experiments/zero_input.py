@@ -22,7 +22,7 @@ class ZeroInput(Probe):
         if answers:
             return ()
         return (
-            LinearCall(self.call_name("all"), subject.rows, zero=True, repeats=2, keep=subject.finite_rows),
+            LinearCall(self.call_name("all"), subject.rows, zero=True, repeats=2, keep=subject.looked_at),
             LinearCall(self.call_name("one"), (0,), zero=True),
         )
 
