@@ -114,9 +114,13 @@ class Checkpoint:
 
     def tensor(self, name: str) -> torch.Tensor:
         """Any tensor of the checkpoint, memory-mapped."""
+        return self._files.tensor(name, self.entry(name))
+
+    def entry(self, name: str) -> TensorEntry:
+        """Where a tensor lies on disk."""
         if name not in self._tensors:
             raise CheckpointError(f"{self.path} has no tensor called {name!r}")
-        return self._files.tensor(name, self._tensors[name])
+        return self._tensors[name]
 
     def tensor_names(self) -> tuple[str, ...]:
         """The names of all tensors, sorted."""

@@ -1,4 +1,4 @@
-"""`gptq-diff model ...`: look into a checkpoint, or build one."""
+"""`gptq-diff model ...`: look into a checkpoint, build one, or write one with more headroom."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from gptq_diff.cli.model_fix import fix
 from gptq_diff.cli.options import AsJson
 
-app = typer.Typer(no_args_is_help=True, help="Look into a GPTQ checkpoint, or build one.", rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True, help="Look into a GPTQ checkpoint, build one, or give one headroom.", rich_markup_mode=None
+)
+app.command()(fix)
 
 _Whole = int | None
 

@@ -70,12 +70,17 @@ def shift_linears(up: PackedLinear, down: PackedLinear, shift: GainShift) -> tup
     return replace(up, scales=shifted.up_scales, bias=shifted.up_bias), replace(down, scales=shifted.down_scales)
 
 
-def _times(values: torch.Tensor, factor: float, what: str, shift: GainShift) -> torch.Tensor:
-    """The product in the dtype of `values`; refused unless it is exact and normal wherever it is not zero."""
+def exact_product(values: torch.Tensor, factor: float) -> tuple[torch.Tensor, int]:
+    """The product in the dtype of `values`, and how many are not exact, or not normal though not zero."""
     exact = values.double() * factor
     product = exact.to(values.dtype)
-    inexact = (product.double() != exact) | ((exact != 0) & (exact.abs() < torch.finfo(values.dtype).smallest_normal))
-    count = int(inexact.sum())
+    subnormal = (exact != 0) & (exact.abs() < torch.finfo(values.dtype).smallest_normal)
+    return product, int(((product.double() != exact) | subnormal).sum())
+
+
+def _times(values: torch.Tensor, factor: float, what: str, shift: GainShift) -> torch.Tensor:
+    """The product in the dtype of `values`; refused unless it is exact and normal wherever it is not zero."""
+    product, count = exact_product(values, factor)
     if count:
         raise UsageError(
             f"gain shift {shift}: {count} of {values.numel()} values of {what} would overflow, become subnormal or be "
