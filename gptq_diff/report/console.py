@@ -86,7 +86,7 @@ def show(
         console.print(Text(f"skipped {skipped.backend}: {skipped.reason}{log}", style="yellow"))
         for line in skipped.log_end[-LOG_LINES:]:
             console.print(Text(f"  {line}", style="dim"))
-    for line in _skipped_layers(report.results):
+    for line in (*_skipped_layers(report.results), *_skipped_intervals(report.results)):
         console.print(Text(line, style="yellow"))
     for line in headroom_lines(report):
         console.print(Text(line))
@@ -249,3 +249,17 @@ def _skipped_layers(results: Sequence[Result]) -> list[str]:
             reasons[layer.reason] = reasons.get(layer.reason, 0) + 1
         lines += [f"{r.backend}, {r.prompt}: {n} linears not compared: {why}" for why, n in reasons.items()]
     return lines
+
+
+def _skipped_intervals(results: Sequence[Result]) -> list[str]:
+    """Why what is between the linears was not judged: one line per reason; nobody expects it of the original."""
+    found: dict[str, list[str]] = {}
+    for r in (r for r in results if r.quantization_error is None and r.intervals is not None):
+        for layer in r.intervals.skipped:  # type: ignore[union-attr]
+            found.setdefault(layer.reason, []).append(f"{r.backend}, {r.prompt}")
+    return [f"{_told(where)}: not judged between linears: {why}" for why, where in found.items()]
+
+
+def _told(where: Sequence[str]) -> str:
+    names = list(dict.fromkeys(where))
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

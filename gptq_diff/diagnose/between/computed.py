@@ -106,7 +106,7 @@ def finite_rows(values_MN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def shares(computed: Computed, captured_TN: torch.Tensor, spans: Sequence[slice], precision: Precision) -> list[Shares]:
     """Judge the captured rows, one entry a span of them."""
-    y_TN = captured_TN.to(precision.wide)
+    y_TN = captured_TN.to(computed.exact_TN.dtype)
     error_TN = y_TN - computed.exact_TN
     finite_T, size_T = finite_rows(error_TN)
     if bool(finite_T.all()) and bool(computed.ok_T.all()):

@@ -10,6 +10,8 @@ import torch
 from gptq_diff.diagnose.between.computed import Computed, Precision
 from gptq_diff.numerics.floors import SINGLE_RMS
 
+MOST = 64
+"""Channels whose rounding is followed one by one: a massive one can carry nearly all of it."""
 STRIP = 8192
 """Rows of the head's weight that are widened at a time."""
 
@@ -26,24 +28,26 @@ class Hidden:
 
 
 def logits(hidden: Sequence[Hidden], weight_VH: torch.Tensor) -> list[Computed]:
-    """float64 [1, V] of every row, all in one pass over the head's weight, as stored.
+    """float64 [1, V] of every row, all in one pass over the head's weight, as stored, in float32.
 
-    Its rounding: the row's own, products summed in float32, the logit.
+    Its rounding: the row's own, products summed in float32 (here as well), the logit. Of the row's channels the MOST
+    with the largest error are taken with their own weights, the others as if a token's weight were spread over them.
     """
     if not hidden:
         return []
-    wide = torch.float64 if any(h.precision.wide == torch.float64 for h in hidden) else torch.float32
-    x_HM = torch.cat([h.computed.exact_TN.to(wide) for h in hidden]).T.contiguous()
-    v_HM = torch.cat([h.computed.variance_TN.to(wide) for h in hidden]).T.contiguous()
-    v_HM += SINGLE_RMS**2 * weight_VH.shape[1] / 2 * x_HM.square()
+    width = weight_VH.shape[1]
+    x_HM = torch.cat([h.computed.exact_TN.float() for h in hidden]).T.contiguous()
+    v_HM = torch.cat([h.computed.variance_TN.float() for h in hidden]).T + SINGLE_RMS**2 * width * x_HM.square()
+    most = torch.argsort(v_HM.sum(dim=1), descending=True)[:MOST]
+    rest_M = (v_HM.sum(dim=0) - v_HM[most].sum(dim=0)) / max(width - len(most), 1)
     exact_VM = torch.empty(weight_VH.shape[0], len(hidden), dtype=torch.float64)
     variance_VM = torch.empty_like(exact_VM)
-    strips = [hidden[0].precision.dtype] if len({h.precision.dtype for h in hidden}) == 1 else [None]
     for first in range(0, weight_VH.shape[0], STRIP):
-        part = weight_VH[first : first + STRIP]
-        w = (part if strips[0] is None else part.to(strips[0])).to(wide)
-        exact_VM[first : first + STRIP] = (w @ x_HM).double()
-        variance_VM[first : first + STRIP] = (w.square_() @ v_HM).double()
+        w = weight_VH[first : first + STRIP].float()
+        own2 = w[:, most].square_()
+        rest2_V = torch.linalg.vector_norm(w, dim=1).square_() - own2.sum(dim=1)
+        exact_VM[first : first + STRIP] = w @ x_HM
+        variance_VM[first : first + STRIP] = (own2 @ v_HM[most]).addr_(rest2_V.clamp_min_(0.0), rest_M)
     found = []
     for i, h in enumerate(hidden):
         exact = exact_VM[:, i][None].contiguous()

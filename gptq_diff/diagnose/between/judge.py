@@ -15,8 +15,9 @@ from gptq_diff.diagnose.between.follow import HEAD, Follower
 from gptq_diff.diagnose.between.head import Hidden, logits
 from gptq_diff.diagnose.between.judged import Place, judgement
 from gptq_diff.diagnose.between.norms import Added, rms_norm
-from gptq_diff.diagnose.between.sequence import sequence_of
+from gptq_diff.diagnose.between.sequence import Missing, sequence_of
 from gptq_diff.diagnose.between.shape import Shape, shape_of
+from gptq_diff.diagnose.between.source import Source
 from gptq_diff.diagnose.between.why_head import Head, why_head
 from gptq_diff.errors import CheckpointError
 from gptq_diff.records import ORIGINAL, Between
@@ -76,7 +77,10 @@ def _follower(captured: Captured, prompt: tuple[int, ...], judge: Checkpoint, sh
     if isinstance(sequence, str):
         return sequence
     order = {layer: places[0].index for layer, places in captured.places.items()}
-    return Follower(sequence, judge, shape, lambda layer: order.get(layer, len(order)))
+    try:
+        return Follower(Source(sequence, judge, shape), lambda layer: order.get(layer, len(order)))
+    except Missing as missing:
+        return missing.reason
 
 
 def _followed(key: Key, follower: Follower, captured: Captured, shape: Shape) -> _Last | None:
@@ -87,16 +91,16 @@ def _followed(key: Key, follower: Follower, captured: Captured, shape: Shape) ->
             return None
         place = Place(HEAD, HEAD, follower.index(HEAD))
         follower.overflows(added, place)
-        at = slice(follower.prompt_rows - 1, follower.prompt_rows)
+        at = slice(follower.source.prompt_rows - 1, follower.source.prompt_rows)
         row = Added(added.before[at], added.output[at], added.total[at], added.layer)
-        weight = follower.weight("model.norm.weight")
+        weight = follower.source.weight("model.norm.weight")
     except CheckpointError as e:
         follower.found.skipped["all"] = str(e)
         return None
     if HEAD in captured.places:
         follower.last_norm(added, weight)
         return None
-    hidden = Hidden(rms_norm(row.total, weight, shape.eps, follower.precision), follower.precision)
+    hidden = Hidden(rms_norm(row.total, weight, shape.eps, follower.source.precision), follower.source.precision)
     return _Last(key, follower, row, hidden, place)
 
 
@@ -108,14 +112,14 @@ def _judge_heads(last: list[_Last], captures: Mapping[Key, Captured], judge: Che
             one.follower.found.skipped[HEAD] = "the checkpoint has no weight of the output head"
         return
     weight_VH = judge.tensor(name)
-    for dtype in {one.hidden.precision.dtype for one in last}:
-        some = [one for one in last if one.hidden.precision.dtype == dtype]
-        started = time.perf_counter()
-        found = logits([one.hidden for one in some], weight_VH)
-        seconds = (time.perf_counter() - started) / len(some)
-        for one, computed in zip(some, found):
-            _judge_head(one, computed, captures[one.key], weight_VH, shape, one.hidden.precision)
-            captures[one.key].seconds += seconds
+    if not last:
+        return
+    started = time.perf_counter()
+    found = logits([one.hidden for one in last], weight_VH)
+    seconds = (time.perf_counter() - started) / len(last)
+    for one, computed in zip(last, found):
+        _judge_head(one, computed, captures[one.key], weight_VH, shape, one.hidden.precision)
+        captures[one.key].seconds += seconds
 
 
 def _judge_head(
@@ -127,7 +131,7 @@ def _judge_head(
         return
     (s,) = shares(computed, captured_V[None], [slice(0, 1)], precision)
     head = Head(
-        one.row, one.follower.weight("model.norm.weight"), shape.eps, weight_VH, precision, computed, captured_V
+        one.row, one.follower.source.weight("model.norm.weight"), shape.eps, weight_VH, precision, computed, captured_V
     )
     one.follower.add(
         [judgement(one.place, 0, 1, len(captured_V), computed.input_absmax, s)], lambda: why_head(head)

@@ -15,17 +15,22 @@ COMMON = 2.0**-23
 
 
 def rms_norm(stream_TH: torch.Tensor, weight_H: torch.Tensor, eps: float, precision: Precision) -> Computed:
-    """The stream x / sqrt(mean x^2 + eps) * weight. stream: the skeleton's dtype; weight: wide."""
+    """The stream x / sqrt(mean x^2 + eps) * weight. stream: the skeleton's dtype; weight: wide.
+
+    Several norms at once: streams [norms, T, H], weights [norms, 1, H], and all rows below each other come out.
+    """
     h_TH = stream_TH.to(precision.wide)
-    ok_T, largest_T = finite_rows(h_TH)
+    largest_T = h_TH.abs().amax(dim=-1)
+    ok_T = torch.isfinite(largest_T)
     if not bool(ok_T.all()):
-        h_TH, largest_T = torch.where(ok_T[:, None], h_TH, 0.0), torch.where(ok_T, largest_T, 0.0)
-    largest = float(largest_T.amax())
-    exact = h_TH * torch.rsqrt(h_TH.square().mean(dim=1, keepdim=True) + eps)
+        h_TH, largest_T = torch.where(ok_T[..., None], h_TH, 0.0), torch.where(ok_T, largest_T, 0.0)
+    exact = h_TH * torch.rsqrt(h_TH.square().mean(dim=-1, keepdim=True) + eps)
     exact *= weight_H
     variance = exact.square().mul_(ROUNDINGS * precision.rms**2 + COMMON**2)
     variance += precision.least**2 * (weight_H.square() + 1.0)
-    return Computed(exact, variance, ok_T, torch.zeros_like(ok_T), largest)
+    width = exact.shape[-1]
+    exact, variance, ok_T = exact.reshape(-1, width), variance.reshape(-1, width), ok_T.reshape(-1)
+    return Computed(exact, variance, ok_T, torch.zeros_like(ok_T), float(largest_T.amax()))
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ def shape_of(config: Mapping[str, object]) -> Shape | str:
     activation = ACTIVATIONS.get(str(config.get("hidden_act", "silu")))
     if activation is None:
         return f"the activation {config.get('hidden_act')} is not known here"
+    if kind == "qwen2" and config.get("use_sliding_window"):
+        return "Qwen2 with a sliding window in some of its blocks is not known here"
     rope = _rope(config)
     if isinstance(rope, str):
         return rope
@@ -116,10 +118,9 @@ def _rope(config: Mapping[str, object]) -> tuple[float, float, Llama3 | None] | 
 
 
 def _window(config: Mapping[str, object], kind: str) -> int | None:
-    """How far attention looks back; Qwen2 has the number written even where it is not used."""
+    """How far attention looks back; the other architectures have the number written and do not use it."""
     window = config.get("sliding_window")
-    used = kind == "mistral" or (kind == "qwen2" and bool(config.get("use_sliding_window")))
-    return window if used and isinstance(window, int) else None
+    return window if kind == "mistral" and isinstance(window, int) else None
 
 
 def _biased(config: Mapping[str, object], kind: str) -> frozenset[str]:

@@ -53,7 +53,7 @@ def test_in_the_checkpoint(small_model: Path, tmp_path: Path, fault: str, backen
     if "rope_theta" in config:
         settings = json.loads((small_model / "config.json").read_text())
         assert settings["rope_theta"] == 1e6
-    damaged = edited(small_model, tmp_path / "damaged", change or (lambda _: None), **config)  # type: ignore[arg-type]
+    damaged = edited(small_model, tmp_path / "damaged", change or (lambda _: None), **config)
     found = outcome(damaged, small_model, tmp_path / "run", backend)
     assert found.first_bad is not None
     assert (found.status, found.first_bad.layer, found.first_bad.path) == ("diverged", layer, name)
