@@ -37,7 +37,7 @@ def test_without_the_checkpoint_it_says_what_it_used(program: Program, finished:
     shutil.rmtree(finished.parent / "model")
     code, out, err = program("compare", finished)
     assert (code, out) == (1, "")
-    assert "stored judgements are used" in err
+    assert "what is stored is used" in err
     assert "verdict: overflow" in err
     assert json.loads(program("compare", finished, "--json")[1])["verdict"]["status"] == "overflow"
 

@@ -101,7 +101,7 @@ class TestWithoutTheCheckpoint:
         shutil.rmtree(again.model)
         assert again.compare() == report
         (said,) = again.said
-        assert "stored judgements are used" in said
+        assert "what is stored is used" in said
         assert "is not here" in said
 
     def test_one_that_has_changed_is_not_judged_with(self, again: Again, small_model: Path) -> None:
