@@ -4,6 +4,7 @@ On SmolLM2 with the gain shift 11:19:4, under which vLLM's fused path overflows:
 
 - `sweep`: `gptq-diff run --sweep-tokens A:B` with vLLM's own choice of path, from one load; the lengths at which
   the verdict changes.
+- `fix`: `gptq-diff model fix --gain-shift auto` writes a checkpoint with headroom, and the unpatched fused path runs it.
 
 Each leaves a report.json in DIR; `--backends` takes simulators for a rehearsal without a GPU.
 """
