@@ -46,7 +46,7 @@ what rounding changes there in a healthy run. What an engine does not read has n
 
 **Layer**: the first bad linear of the report is the first linear, in order of execution, with a fault above the
 threshold. **Cause**: the first findings there, as many as kinds were planted there, name them. A fault between linears
-is found where the report names the linear before or after it.
+is found where the report says that what makes the next linear's input is wrong.
 """
 
 

@@ -55,7 +55,8 @@ class Place(Protocol):
 class Run:
     """How a model is asked, healthy or not.
 
-    threads: of torch; 0 leaves it. forced: the ids fed after the prefill, None for one step alone.
+    threads: of torch; 0 leaves it. steps: forward passes, the prefill included.
+    forced: the reference's ids are fed (--teacher-force).
     extra: what else is unusual about a healthy run: see healthy.py.
     """
 
@@ -65,14 +66,15 @@ class Run:
     dtype: str
     threads: int
     prompt: tuple[int, ...]
-    forced: tuple[int, ...] | None
+    steps: int
+    forced: bool
     repeats: int
     extra: str = ""
 
     @property
     def calls(self) -> tuple[int, ...]:
         """Rows of every call of a linear."""
-        return (len(self.prompt), *[1] * (len(self.forced) - 1 if self.forced else 0))
+        return (len(self.prompt), *[1] * (self.steps - 1))
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,6 @@ def draw_run(
     prompt = draw_prompt(rng, choice)
     steps = int(rng.choice([1, 3])) if choice.tiny else 1
     steps = int(rng.choice([2, 4])) if decoding else steps
-    forced = tuple(int(i) for i in rng.integers(0, 509, steps)) if steps > 1 else None
+    forced = steps > 1 and bool(decoding or rng.random() < 0.5)
     dtype = "float32" if place.name == "process" and rng.random() < 0.15 else "float16"
-    return Run(place.name, choice, kernel, dtype, int(rng.integers(1, 3)), prompt, forced, 1)
+    return Run(place.name, choice, kernel, dtype, int(rng.integers(1, 3)), prompt, steps, forced, 1)

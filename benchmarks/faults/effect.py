@@ -69,8 +69,6 @@ def _of_linear(
     for number, (path, x_MK, y_MN) in enumerate(_calls(seen.broken, name, fault.at)):
         if fault.kind in (accumulator_overflow.KIND, result_overflow.KIND):
             shares.append(_overflow(fault.kind, linear, x_MK))
-        elif fault.at == "bias":
-            shares.append(_bias(before.linear(name), after.linear(name), fault, y_MN))
         elif fault.at == "all-reduce":
             summands_RMN = x_MK.reshape(-1, *y_MN.shape)
             shares.append(share_of_sum(summands_RMN, changes[number]))
@@ -104,18 +102,6 @@ def _overflow(kind: str, linear: Linear, x_MK: Wide) -> float:
     if kind == accumulator_overflow.KIND:
         return float("inf") if accumulator_overflow.overflowed(x_MK.astype(np.float32), linear) else 0.0
     return float("inf") if np.abs(x_MK @ linear.weight()).max() >= result_overflow.LARGEST else 0.0
-
-
-def _bias(before: Linear, after: Linear, fault: Fault, y_MN: Wide) -> float:
-    assert before.bias is not None
-    bias_N = before.bias.astype(np.float64)
-    if fault.patch is not None:
-        change_N = bias_N if "twice" in fault.what else -bias_N
-    else:
-        assert after.bias is not None
-        change_N = after.bias.astype(np.float64) - bias_N
-    terms = np.stack([y_MN, np.broadcast_to(bias_N, y_MN.shape)])
-    return share_of_sum(terms, np.broadcast_to(change_N, y_MN.shape))
 
 
 def _between(fault: Fault, seen: Seen) -> float:

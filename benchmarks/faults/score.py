@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gptq_diff.records import INTERVALS
+
 ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 NOTHING = "nothing"
 """Best finding where there is none."""
 HARMLESS = frozenset({"split-k-noise"})
 """Findings that are told of healthy runs: no alarm."""
-ELSEWHERE = frozenset({"outside-linears", "nan-input"})
-"""Kinds that no linear has."""
+END = "lm_head"
+"""The place after the last linear, as reports call it."""
 
 Json = Mapping[str, Any]
+Rank = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Score:
 
     share: of the threshold, the largest of what should be found first. above: it is 1 or more.
     kinds: planted above the threshold in the place that should be found first; of a fault below it, all kinds.
-    found: something was found at all. exact: the first bad layer is the first that was planted above the threshold.
+    found: something was found at all. exact: the first bad place is the first that was planted above the threshold.
     cause: the findings there name the planted kinds, as many as there are of them. best: the best finding there.
     """
 
@@ -39,69 +42,69 @@ class Score:
 
 @dataclass(frozen=True)
 class Planted:
-    """One kind in one place, as a record has it."""
+    """One kind in one place, as a record has it: a linear, or what makes the input of one (`before`).
+
+    own: the linear whose bias it is, for a fault of the step that adds it.
+    """
 
     kind: str
-    place: str
+    layer: str
+    before: bool
     share: float
+    own: str = ""
+
+    @property
+    def rank(self) -> Rank:
+        """In order of execution."""
+        return rank(self.layer, before=self.before)
+
+    def is_at(self, bad: Json) -> bool:
+        """Whether a report's first bad place is this one."""
+        if self.own and bad["layer"] == self.own and bad["path"] == "bias":
+            return True
+        return bool(bad["layer"] == self.layer and (bad["path"] in INTERVALS) == self.before)
 
 
 def planted_of(record: Json) -> list[Planted]:
-    """Every kind in every linear that it changes, in order of execution; a place between linears by what follows it."""
+    """Every kind in every place that it changes, in order of execution."""
     found = []
     for fault in record["planted"]:
         for layer, share in fault["shares"].items():
-            place = layer or fault["between"]["after"] or "end"
-            found.append(Planted(fault["kind"], place, float(share)))
-    return sorted(found, key=lambda p: rank(p.place))
+            between = fault["between"]
+            if between is None:
+                found.append(Planted(fault["kind"], layer, before=False, share=float(share)))
+            else:
+                own = between["before"] if fault["at"] == "bias" else ""
+                found.append(Planted(fault["kind"], between["after"] or END, before=True, share=float(share), own=own))
+    return sorted(found, key=lambda p: p.rank)
 
 
-def rank(layer: str) -> tuple[int, int]:
+def rank(layer: str, *, before: bool) -> Rank:
     """Place in the order of execution; what follows the last linear comes last."""
-    if layer == "end":
-        return (10**6, 0)
     parts = layer.split(".")
-    return (int(parts[2]), ORDER.index(parts[-1]))
+    if parts[-1] not in ORDER:
+        return (10**6, 0)
+    return (int(parts[2]), 2 * ORDER.index(parts[-1]) + (0 if before else 1))
 
 
 def score(record: Json) -> Score:
     """How well the report of a run with faults tells them."""
-    planted = planted_of(record)
-    above = [p for p in planted if p.share >= 1.0]
-    first = above[0].place if above else None
-    bad = record["first_bad"]
+    planted, bad = planted_of(record), record["first_bad"]
+    first = next((p for p in planted if p.share >= 1.0), None)
+    hit = None if bad is None else next((p for p in planted if p.is_at(bad)), None)
+    exact = hit is not None and (first is None or hit.rank <= first.rank)
     findings = [f for f in record["findings"] if f["cause"] not in HARMLESS]
-    where = None if bad is None else bad["layer"]
-    outside = bool(record["planted"]) and all(f["between"] is not None for f in record["planted"])
-    if outside:
-        names = names_of(record["planted"][0]["between"])
-        exact = any(f["layer"] in names for f in findings[:1]) or where in names
-        here = findings[:1]
-    else:
-        before = [p.place for p in planted if p.share < 1.0]
-        missed_earlier = first is not None and where is not None and rank_or_end(where) > rank(first)
-        exact = where is not None and not missed_earlier and (where == first or where in before)
-        here = [f for f in findings if f["layer"] == where]
-    at = where if exact and not outside else first
-    there = [p for p in planted if outside or p.place == at] or planted
+    here = [] if bad is None else [f for f in findings if f["layer"] == bad["layer"]]
+    at = hit if exact else first
+    there = planted if at is None else [p for p in planted if p.rank == at.rank]
     wanted = {p.kind for p in there if p.share >= 1.0} or {p.kind for p in there}
     named = {f["cause"] for f in here[: len(wanted)]}
     return Score(
-        share=max((p.share for p in planted if first is None or p.place == first), default=0.0), above=bool(above),
-        single=len(record["planted"]) == 1, kinds=tuple(sorted(wanted)), found=bad is not None or bool(findings),
-        exact=exact, cause=exact and named == wanted, best=here[0]["cause"] if here else NOTHING,
+        share=max((p.share for p in planted if first is None or p.rank == first.rank), default=0.0),
+        above=first is not None, single=len(record["planted"]) == 1, kinds=tuple(sorted(wanted)),
+        found=bad is not None or bool(findings), exact=exact, cause=exact and named == wanted,
+        best=here[0]["cause"] if here else NOTHING,
     )  # fmt: skip
-
-
-def rank_or_end(layer: str) -> tuple[int, int]:
-    """As `rank`; a name that is no linear's comes last."""
-    leaf = layer.rpartition(".")[2]
-    return rank(layer) if leaf in ORDER else rank("end")
-
-
-def names_of(between: Json) -> set[str]:
-    """The names that say where a fault between linears is: of the linears on either side."""
-    return {name for name in (between["before"], between["after"]) if name}
 
 
 def alarms(record: Json) -> list[str]:
@@ -109,14 +112,21 @@ def alarms(record: Json) -> list[str]:
     found = []
     if record["healthy"]:
         if record["status"] != "agree":
-            found.append(f"status {record['status']}")
+            found.append(f"status {record['status']}{_at(record['first_bad'])}")
         found += [f"finding {f['cause']}" for f in record["findings"] if f["cause"] not in HARMLESS]
     own = {"nan-weights", "result-overflow"}  # may be the model's own, and then the reference's too
     if record["healthy"] or not own & {f["kind"] for f in record["planted"]}:
         if record["reference_status"] != "agree":
-            found.append(f"reference {record['reference_status']}")
+            found.append(f"reference {record['reference_status']}{_at(record.get('reference_first_bad'))}")
         found += [f"reference's finding {cause}" for cause in record["reference_findings"] if cause not in HARMLESS]
     return found
+
+
+def _at(bad: Json | None) -> str:
+    if bad is None:
+        return ""
+    excess = "" if bad["excess"] is None else f", {bad['excess']:.3g} thresholds"
+    return f" at {bad['layer']} step {bad['step']} ({bad['path']}{excess})"
 
 
 def usable(records: Sequence[Json], *, healthy: bool) -> list[Json]:

@@ -27,8 +27,9 @@ from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.jobs import Job
 from gptq_diff.records import Prompt
 from gptq_diff.session.asked import Asked, Backend, RunRecord
+from gptq_diff.session.between_run import judge_intervals
 from gptq_diff.session.capture_all import start_record
-from gptq_diff.session.compare_run import judge_run, report_run
+from gptq_diff.session.compare_run import finished_captures, judge_run, report_run
 from gptq_diff.session.decode import Decoder
 from gptq_diff.session.diagnose_run import diagnose_run
 from gptq_diff.session.main_job import write
@@ -64,9 +65,11 @@ def run_drawn(lab: Lab, drawn: Drawn, folder: Path, seed: int) -> tuple[Json, Ef
         loaded = judge if model == sound else open_.enter_context(open_checkpoint(model))
         record = start_record(asked, loaded, judge)
         run.write_prompts(asked.prompts)
-        jobs = {b.name: jobs_of(asked, b, run, drawn) for b in asked.backends}
         plain = dataclasses.replace(drawn, faults=(), run=dataclasses.replace(drawn.run, extra=""))
+        jobs = {REFERENCE.name: jobs_of(asked, REFERENCE, run, None)}
         made = {REFERENCE.name: lab.captures(sound, plain, REFERENCE, jobs[REFERENCE.name], seed)}
+        written = made[REFERENCE.name][0].manifest.tokens
+        jobs[backend.name] = jobs_of(asked, backend, run, written if asked.teacher_force else None)
         made[backend.name] = lab.captures(model, drawn, backend, jobs[backend.name], seed)
         healthy = None
         if any(fault.between for fault in drawn.faults):
@@ -79,6 +82,7 @@ def run_drawn(lab: Lab, drawn: Drawn, folder: Path, seed: int) -> tuple[Json, Ef
         for reader in sum(made.values(), [healthy] if healthy else []):
             reader.close()
         record = judge_run(run, record, judge, loaded, lambda *_: None).noted(record)
+        record = judge_intervals(run, record, finished_captures(record, run), judge)
         diagnose_run(run, record, judge, loaded)
         write(run, dataclasses.replace(record, state="finished"), report_run(run, record, Decoder(None)))
     run.release()
@@ -96,18 +100,18 @@ def asked_of(drawn: Drawn, model: Path, sound: Path, backends: tuple[Backend, ..
     digest = hashlib.sha256(np.array(ids, dtype="<i8").tobytes()).hexdigest()
     return Asked(
         model=model, reference_model=sound, prompts=(Prompt("p1", ids, None, digest),), backends=backends,
-        reference=REFERENCE.name, capture="full", max_new_tokens=len(drawn.run.forced or (0,)),
-        repeats=drawn.run.repeats, teacher_force=drawn.run.forced is not None, threads=drawn.run.threads,
+        reference=REFERENCE.name, capture="full", max_new_tokens=drawn.run.steps,
+        repeats=drawn.run.repeats, teacher_force=drawn.run.forced, threads=drawn.run.threads,
     )  # fmt: skip
 
 
-def jobs_of(asked: Asked, backend: Backend, run: RunDir, drawn: Drawn) -> list[Job]:
+def jobs_of(asked: Asked, backend: Backend, run: RunDir, forced: tuple[int, ...] | None) -> list[Job]:
     """A job a repeat."""
     (prompt,) = asked.prompts
     return [
         Job(
             backend=backend.name, kernel=backend.kernel, prompt=prompt.id, token_ids=prompt.token_ids,
-            max_new_tokens=asked.max_new_tokens, forced=drawn.run.forced, repeat=repeat,
+            max_new_tokens=asked.max_new_tokens, forced=forced, repeat=repeat,
             out=str(run.capture(backend.name, prompt.id, repeat).absolute()),
         )
         for repeat in range(1, asked.repeats + 1)
@@ -142,16 +146,21 @@ def of_drawn(drawn: Drawn, effects: Effects, *, healthy: bool) -> Json:
     }  # fmt: skip
 
 
+def first_bad_of(result: Json) -> Json | None:
+    """What is scored of it, and what is shown of an alarm."""
+    bad = result["first_bad"]
+    keys = ("layer", "step", "kind", "path", "excess", "local_l2_rel")
+    return None if bad is None else {key: bad.get(key) for key in keys}
+
+
 def of_report(report: Json) -> Json:
     """What gptq-diff said of the backend, and of the reference."""
     by_name = {result["backend"]: result for result in report["results"]}
     reference = by_name.pop(report["reference"])
     (result,) = by_name.values()
-    bad = result["first_bad"]
-    keys = ("layer", "step", "kind", "path", "excess", "local_l2_rel")
     return {
         "status": result["status"], "reference_status": reference["status"],
-        "first_bad": None if bad is None else {key: bad.get(key) for key in keys},
+        "first_bad": first_bad_of(result), "reference_first_bad": first_bad_of(reference),
         "findings": [
             {"cause": f["cause"], "layer": f["layer"], "confidence": f["confidence"], "evidence": f["evidence"][:3]}
             for f in result["findings"]

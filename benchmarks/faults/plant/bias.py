@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.faults.plant.fault import Fault, Floats, Site, Unplantable
+from benchmarks.faults.plant.fault import Between, Fault, Floats, Site, Unplantable
 
 KIND = "bias"
 
@@ -22,10 +22,11 @@ def plant(site: Site) -> Fault:
     bias_N = linear.bias.astype(np.float32)
     doubled = bool(site.rng.integers(2))
     said = "added twice" if doubled else "missing"
+    between = Between(site.layer, f"{site.layer.rpartition('.')[0]}.o_proj", "bias")
     if site.way == "bytes":
         wrong = (2 * bias_N if doubled else 0 * bias_N).astype(np.float16)
-        return Fault(KIND, f"bias {said} in the checkpoint", (site.layer,),
-                     changed={f"{linear.name}.bias": wrong}, at="bias")  # fmt: skip
+        return Fault(KIND, f"bias {said} in the checkpoint", (), changed={f"{linear.name}.bias": wrong},
+                     between=between, at="bias")  # fmt: skip
     if doubled and site.rng.integers(2):
 
         def spoil(x_MK: Floats, y_MN: Floats) -> Floats:  # noqa: ARG001
@@ -43,4 +44,4 @@ def plant(site: Site) -> Fault:
         finally:
             module._linear = before
 
-    return Fault(KIND, f"bias {said} after the kernel", (site.layer,), patch=patch, at="bias")
+    return Fault(KIND, f"bias {said} after the kernel", (), patch=patch, between=between, at="bias")

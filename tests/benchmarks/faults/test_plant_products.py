@@ -137,7 +137,7 @@ def test_the_planted_kernel_changes_nothing_else(stored, tmp_path):
 def run_with(stored, faults, out, kernel="fp16"):
     """The capture of a prompt on the tiny model with these faults in the engine."""
     engine = load(stored.path, "float16", 1)
-    run = Run("process", ModelChoice("4bit-g64"), kernel, "float16", 1, IDS, None, 1)
+    run = Run("process", ModelChoice("4bit-g64"), kernel, "float16", 1, IDS, 1, False, 1)
     out.mkdir(parents=True)
     with planted(engine, kernel, make_kernel(kernel), Drawn(run, "engine", "x", tuple(faults)), 0):
         reader = capture(engine, Job("b", kernel, "p", IDS, 1, None, str(out / "capture")), out)

@@ -14,8 +14,8 @@ def fault(kind, shares, between=None):
     return {"kind": kind, "what": "", "layers": list(shares), "at": "kernel", "between": between, "shares": shares}
 
 
-def record(planted, bad=None, findings=(), **more):
-    first = None if bad is None else {"layer": bad, "step": 0, "kind": "diverged", "path": "fp16", "excess": 5.0}
+def record(planted, bad=None, findings=(), path="fp16", **more):
+    first = None if bad is None else {"layer": bad, "step": 0, "kind": "diverged", "path": path, "excess": 5.0}
     return {
         "id": "fault-0", "healthy": False, "planted": planted, "first_bad": first, "drawn_as": "x", "place": "process",
         "way": "bytes", "model": "m", "kernel": "fp16", "tokens": 5, "extra": "", "seconds": {"all": 1.0},
@@ -80,12 +80,31 @@ def test_exchanged_linears_are_found_at_the_first_of_them():
     assert told(record(planted, K, [("shard-order", K)]))[2] is False
 
 
-def test_between_linears_either_neighbour_names_the_place():
-    """And a finding elsewhere does not."""
-    between = {"before": Q, "after": DOWN, "place": "attention"}
-    planted = [fault("outside-linears", {"": 12.0}, between)]
-    assert told(record(planted, None, [("outside-linears", DOWN)]))[1:4] == (True, True, True)
-    assert told(record(planted, None, [("outside-linears", K)]))[2:4] == (False, False)
+def between(kind, before, after, at="between"):
+    return {**fault(kind, {"": 12.0}, {"before": before, "after": after, "place": "x"}), "at": at}
+
+
+def test_between_linears_the_next_input_names_the_place():
+    """The linear itself is another place than what makes its input."""
+    planted = [between("outside-linears", Q, DOWN)]
+    assert told(record(planted, DOWN, [("outside-linears", DOWN)], path="attention"))[1:4] == (True, True, True)
+    assert told(record(planted, DOWN, [("outside-linears", DOWN)]))[2:4] == (False, False)
+    assert told(record(planted, K, [("outside-linears", K)], path="norm"))[2:4] == (False, False)
+
+
+def test_after_the_last_linear_comes_the_output_head():
+    """Reports call it lm_head."""
+    planted = [between("outside-linears", DOWN, "")]
+    assert told(record(planted, "lm_head", [("outside-linears", "lm_head")], path="lm_head"))[2:4] == (True, True)
+
+
+def test_a_bias_added_after_the_kernel():
+    """It is found at the next input, or as a step of its own linear; it comes before what the next linear does."""
+    planted = [between("bias", K, "model.layers.1.self_attn.o_proj", "bias"), fault("clamp", {DOWN: 9.0})]
+    assert told(record(planted, K, [("bias", K)], path="bias"))[2:4] == (True, True)
+    o = "model.layers.1.self_attn.o_proj"
+    assert told(record(planted, o, [("bias", o)], path="attention"))[2:4] == (True, True)
+    assert told(record(planted, DOWN, [("clamp", DOWN)]))[2] is False
 
 
 def test_below_the_threshold_nothing_is_asked():
