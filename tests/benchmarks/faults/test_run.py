@@ -53,11 +53,11 @@ def test_every_kind_comes_once_in_a_cycle(lab):
 
 
 def test_a_healthy_run_is_recorded_without_a_fault(lab):
-    """Nothing planted, nothing said."""
+    """Nothing planted, and every linear of both backends judged; whether anything is said is the benchmark's question."""
     drawn = draw_healthy(lab, 3, 2)
     assert not any(f.kind for f in drawn.faults)
     record = trial(lab, 3, 2, 2, healthy=True)
-    assert record["status"] == record["reference_status"] == "agree" and record["findings"] == []
+    assert record["healthy"] and record["planted"] == [] and record["compared"] == 28
 
 
 def test_a_trial_finds_a_gross_fault(lab):
