@@ -19,6 +19,7 @@ from gptq_diff.cli.errors import flush_stdout, settle
 from gptq_diff.cli.report import report
 from gptq_diff.cli.run import run
 from gptq_diff.cli.settings import settings_of, user_config
+from gptq_diff.cli.stress import stress
 from gptq_diff.config_file import load
 
 # Plain help: importing Rich would double the time that --help takes, and its boxes are noise in a CI log.
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, demo, backends, compare, diagnose, report):
+for command in (run, demo, backends, compare, diagnose, report, stress):
     app.command()(command)
 app.add_typer(model.app, name="model")
 app.add_typer(env.app, name="env")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +15,7 @@ from gptq_diff.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gptq_diff.checkpoint.reader import Checkpoint
-    from gptq_diff.session.fix_run import CapturedInputs, Fixed
+    from gptq_diff.session.fix_run import Fixed
 
 AUTO = "auto"
 
@@ -63,7 +60,9 @@ def fix(
     from gptq_diff.checkpoint.reader import open_checkpoint, resolve_model
     from gptq_diff.cli.output import console, print_json
     from gptq_diff.models.options import GainShift
+    from gptq_diff.session.captured_inputs import inputs_for
     from gptq_diff.session.fix_run import fix_by_hand, fix_for_headroom
+    from gptq_diff.session.prepare import PromptSource
 
     by_hand = [] if gain_shift == AUTO else [GainShift.parse(text) for text in gain_shift.split(",")]
     if by_hand and (prompt_file is not None or run is not None):
@@ -76,28 +75,13 @@ def fix(
         if by_hand:
             fixed = fix_by_hand(checkpoint, by_hand, place)
         else:
-            source = (prompt_file, system, not no_chat_template)
-            with _inputs(checkpoint, source, run, screen) as inputs:
+            source = None if prompt_file is None else PromptSource(prompt_file, system, not no_chat_template)
+            with screen.status("running the reference"), inputs_for(checkpoint, source, run, sys.stdin) as inputs:
                 fixed = fix_for_headroom(checkpoint, inputs, headroom_bits, place)
     if as_json:
         print_json(fixed.to_json())
     else:
         _show(fixed, screen)
-
-
-def _inputs(
-    checkpoint: Checkpoint, source: tuple[str | None, str | None, bool], run: Path | None, screen: Console
-) -> AbstractContextManager[CapturedInputs]:
-    from gptq_diff.session.fix_run import inputs_of_prompts, inputs_of_run
-    from gptq_diff.session.prepare import PromptSource
-
-    if run is not None:
-        return inputs_of_run(run, checkpoint)
-    file, system, chat_template = source
-    assert file is not None
-    screen.print("running the reference on the prompts")
-    stdin = sys.stdin.buffer if sys.stdin is not None else io.BytesIO()
-    return inputs_of_prompts(checkpoint.path, PromptSource(file, system, chat_template), stdin, lambda *_: None)
 
 
 def _show(fixed: Fixed, screen: Console) -> None:

@@ -1,21 +1,15 @@
-"""`model fix`: inputs from a run or from prompts, the shifts that they ask for, the checkpoint written and checked."""
+"""`model fix`: the shifts that captured inputs ask for, and the checkpoint written and checked."""
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Callable
-
-import torch
+from typing import Any
 
 import gptq_diff
-from gptq_diff.capture.run_dir import RunDir
-from gptq_diff.capture.store import CaptureReader
-from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint
-from gptq_diff.errors import CannotJudge, NothingFound, UsageError
+from gptq_diff.checkpoint.reader import Checkpoint
+from gptq_diff.errors import NothingFound, UsageError
 from gptq_diff.fix.architecture import joints_of
 from gptq_diff.fix.check import check_same
 from gptq_diff.fix.joints import Joint
@@ -23,12 +17,7 @@ from gptq_diff.fix.plan import LayerBits, Move, Plan, find_shifts, move_by_hand
 from gptq_diff.fix.shifted import Shifted
 from gptq_diff.fix.write import write_fixed
 from gptq_diff.models.options import GainShift
-from gptq_diff.session.asked import RunRecord
-from gptq_diff.session.capture_all import capture_all, start_record
-from gptq_diff.session.compare_run import finished_captures
-from gptq_diff.session.prepare import PromptSource, prepare
-
-REFERENCE = "hf-fp32"
+from gptq_diff.session.captured_inputs import CapturedInputs
 
 
 @dataclass(frozen=True)
@@ -58,71 +47,6 @@ class Fixed:
             "shifts": [asdict(move) for move in self.moves], "short": [asdict(one) for one in self.short],
             "changed": [asdict(one) for one in self.layers if one.after != one.before], "checked_linears": self.decoded,
         }  # fmt: skip
-
-
-class CapturedInputs:
-    """The inputs that a run's reference captured, by linear, over all prompts and steps."""
-
-    def __init__(self, readers: Sequence[CaptureReader]) -> None:
-        self._readers = readers
-
-    def __call__(self, layer: str) -> torch.Tensor:
-        """float16 [M, K], rows that are finite; CannotJudge where tensors were left out."""
-        inputs = []
-        for reader in self._readers:
-            for step in range(reader.manifest.steps):
-                if not reader.has(step, layer, "in"):
-                    raise CannotJudge(
-                        f"{reader.directory} lacks the inputs of {layer}: --capture left them out",
-                        "give --prompt-file, or a run made with --capture full",
-                    )
-                inputs.append(reader.tensor(step, layer, "in").to(torch.float16))
-        x_MK = torch.cat(inputs)
-        return x_MK[torch.isfinite(x_MK).all(dim=1)]
-
-
-@contextlib.contextmanager
-def inputs_of_run(root: Path, checkpoint: Checkpoint) -> Iterator[CapturedInputs]:
-    """Of a finished run; UsageError where it ran another checkpoint."""
-    run = RunDir.open_finished(root)
-    record = RunRecord.from_json(run.run())
-    ran = record.reference_model or record.model
-    if ran.fingerprint != checkpoint.fingerprint(full=record.full_hash):
-        raise UsageError(f"the run {root} is of {ran.path}, which is not this checkpoint", "give a run of this one")
-    with _readers(run, record) as readers:
-        yield CapturedInputs(readers)
-
-
-@contextlib.contextmanager
-def inputs_of_prompts(
-    model: Path, source: PromptSource, stdin: BinaryIO, listen: Callable[[str, dict[str, Any]], None]
-) -> Iterator[CapturedInputs]:
-    """Of the reference, run on these prompts here and now; its tensors go when the block ends."""
-    asked = prepare(model, None, source, stdin, REFERENCE, REFERENCE, trust_remote_code=False, capture="full")
-    with tempfile.TemporaryDirectory(prefix="gptq-diff-fix-") as place, open_checkpoint(model) as checkpoint:
-        run = RunDir.create(Path(place), overwrite=False)
-        try:
-            record = capture_all(asked, run, start_record(asked, checkpoint, checkpoint), listen)
-            failed = next((b.failure for b in record.backends if b.failure is not None), None)
-            if failed is not None:
-                raise CannotJudge(f"the reference did not run: {failed}")
-            with _readers(run, record) as readers:
-                yield CapturedInputs(readers)
-        finally:
-            run.release()
-
-
-@contextlib.contextmanager
-def _readers(run: RunDir, record: RunRecord) -> Iterator[list[CaptureReader]]:
-    keys = [key for key in finished_captures(record, run) if key[0] == record.reference]
-    readers = [run.reader(*key) for key in keys]
-    if not readers:
-        raise CannotJudge(f"the run {run.root} holds no finished prompt of its reference", "run it again")
-    try:
-        yield readers
-    finally:
-        for reader in readers:
-            reader.close()
 
 
 def fix_for_headroom(checkpoint: Checkpoint, inputs: CapturedInputs, bits: float, out: Path) -> Fixed:

@@ -23,7 +23,8 @@ from gptq_diff.fix.shifted import Shifted
 from gptq_diff.models.build import build_model
 from gptq_diff.models.options import BuildOptions, GainShift
 from gptq_diff.models.random_models import TINY_QWEN2_OVERFLOW
-from gptq_diff.session.fix_run import Fixed, fix_by_hand, fix_for_headroom, inputs_of_prompts, inputs_of_run
+from gptq_diff.session.captured_inputs import inputs_of_prompts, inputs_of_run
+from gptq_diff.session.fix_run import Fixed, fix_by_hand, fix_for_headroom
 from gptq_diff.session.prepare import PromptSource
 from tests.checkpoint.build import linear_tensors, quant_config, write_checkpoint
 from tests.session.in_process import FIRST, SECOND, asked, result, run
