@@ -23,6 +23,10 @@ ALL_REDUCE = "all-reduce"
 REPLICATED = "replicated"
 """Path, and part, of a tensor that two ranks should hold alike and do not: x is the first rank's, y the other's."""
 
+BIAS = "bias"
+"""Path, and part, of a linear's bias: x holds one row of the product (two runs of it where a kernel was run anew for
+this), y that row as the engine gives it with its bias."""
+
 
 def stored_name(layer: str, part: str) -> str:
     """The name that a call's tensors are stored under; no layer's name holds an `@`."""
@@ -154,6 +158,7 @@ class Tap:
         self._x_size = Magnitude(0.0, 0, 0)  # of the input last handed on
         self._waiting: list[_Waiting] = []
         self._waiting_bytes = 0
+        self._biases: list[tuple[str, torch.Tensor, torch.Tensor]] = []
 
     def begin_step(self, step: int) -> None:
         """A forward pass begins."""
@@ -183,6 +188,15 @@ class Tap:
         )  # fmt: skip
         y_copy_MN = y_MN.clone(memory_format=torch.contiguous_format) if wanted else None
         self.sink.take(call, copy_MK if wanted else None, y_copy_MN)
+
+    @property
+    def asks_bias(self) -> bool:
+        """Whether `record_bias` is to be called: in the prefill alone."""
+        return self._step == 0
+
+    def record_bias(self, layer: str, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> None:
+        """One row of a linear's product, as often as it was run, and with its bias; handed on with the step."""
+        self._biases.append((layer, product_RN.clone(), with_bias_1N.clone()))
 
     def record_fused(self, parts: Fused, x_MK: torch.Tensor, y_MN: torch.Tensor, path: str) -> None:
         """`record` for every linear of one kernel call, whose outputs lie side by side in y."""
@@ -257,6 +271,9 @@ class Tap:
 
     def end_step(self) -> None:
         """A forward pass has ended: every expected layer must have been seen exactly once."""
+        biases, self._biases = self._biases, []
+        for layer, product_RN, with_bias_1N in biases:
+            self.record(layer, product_RN, with_bias_1N, BIAS, part=BIAS)
         self._settle()
         missing = sorted(self.expected.difference(self._index))
         if missing:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from gptq_diff.capture.store import CaptureReader
-from gptq_diff.capture.tap import ALL_REDUCE, REPLICATED, stored_name
+from gptq_diff.capture.tap import ALL_REDUCE, BIAS, REPLICATED, stored_name
 from gptq_diff.compare.judge import CapturedCall, finite_ratio
 
-STEPS_AFTER = frozenset({ALL_REDUCE, REPLICATED})
+STEPS_AFTER = frozenset({ALL_REDUCE, BIAS, REPLICATED})
 """Paths that are not a linear's own product: what happens to it afterwards."""
 FEW_ROWS = 4
 """Inputs of fewer rows are compared by the judge, those of many backends and steps together."""

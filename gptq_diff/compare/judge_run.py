@@ -65,7 +65,8 @@ def judge_calls(weight: Weight, calls: list[CapturedCall]) -> list[Judgement]:
     found = []
     for call in calls:
         if call.path in STEPS_AFTER:
-            found.append(judge_step(weight.spec.name, call))
+            bias_N = None if weight.linear is None else weight.linear.bias
+            found.append(judge_step(weight.spec.name, call, bias_N))
         else:
             found.append(next(of_original if call.path == ORIGINAL else of_product))
     return found

@@ -9,6 +9,7 @@ import torch
 
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.capture.store import CaptureReader
+from gptq_diff.capture.tap import BIAS
 from gptq_diff.compare.judge import FACTOR
 from gptq_diff.records import ORIGINAL, Finding, Judgement, Result
 
@@ -25,7 +26,7 @@ def settle_repeats(result: Result, run: RunDir, repeats: int, judgements: Sequen
     differing, worst, unstable = set(), 0.0, None
     for repeat in range(2, repeats + 1):
         again = run.reader(result.backend, result.prompt, repeat)
-        for j in (j for j in judgements if j.kind != ORIGINAL):
+        for j in (j for j in judgements if j.kind != ORIGINAL and j.path != BIAS):
             gap = _gap(first, again, j)
             if gap is None:
                 continue

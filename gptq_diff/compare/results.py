@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gptq_diff.capture.store import CaptureReader
-from gptq_diff.capture.tap import ALL_REDUCE, REPLICATED
+from gptq_diff.capture.tap import ALL_REDUCE, BIAS, REPLICATED
 from gptq_diff.compare.quantisation import summary
 from gptq_diff.compare.tokens import collapse, first_different_token, first_token_kl
 from gptq_diff.records import (
@@ -88,7 +88,7 @@ def kernel_globs(judgements: Sequence[Judgement]) -> dict[str, str]:
     """Path by layer glob: "*" for the commonest, exceptions by name; decode named apart where it differs."""
     paths: dict[str, dict[str, None]] = {}
     for j in judgements:
-        if j.path in {ALL_REDUCE, REPLICATED}:
+        if j.path in {ALL_REDUCE, BIAS, REPLICATED}:
             continue  # no kernel
         name = j.path if j.step == 0 else f"{j.path} (decode)"
         if j.step == 0 or j.path not in paths.get(j.layer, {}):
@@ -139,6 +139,7 @@ def causes(judgements: Sequence[Judgement]) -> tuple[Finding, ...]:
     evidence = {
         "result-overflow": f"the exact answer itself, up to {j.exact_absmax:,.0f}, is beyond float16 (65,504)",
         "nan-weights": f"{j.nonfinite} outputs lie in columns whose scales are NaN or infinite",
+        "bias": "the product is as its kernel's rounding explains; with the engine's bias added it is not",
         "all-reduce": "every rank's own product is as its kernel's rounding explains; "
         + ("a rank holds another value than its peers" if j.path == REPLICATED else "their sum over the ranks is not"),
     }
@@ -214,6 +215,8 @@ def sentence(result: Result, quantized: int) -> str:
         return f"{start}tensor-parallel ranks hold different values where each should hold the same.{collapsed}"
     if bad.path == ALL_REDUCE:
         start = f"{start}in the sum over the ranks, "
+    if bad.path == BIAS:
+        start = f"{start}where its bias is added, "
     if bad.kind == "overflow":
         count = f"{bad.nonfinite} infinite or NaN output{'s' if bad.nonfinite > 1 else ''}"
         if any(f.cause == "result-overflow" for f in result.findings):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from gptq_diff.capture.tap import ALL_REDUCE
+from gptq_diff.capture.tap import ALL_REDUCE, BIAS
+from gptq_diff.compare.bias_step import judge_bias
 from gptq_diff.compare.figures import FACTOR, LARGEST_HALF
 from gptq_diff.compare.judge import CapturedCall
 from gptq_diff.numerics.partial_sums import half_variance
@@ -13,11 +14,14 @@ from gptq_diff.records import Judgement
 _SMALLEST = 1e-300
 
 
-def judge_step(layer: str, call: CapturedCall) -> Judgement:
-    """A step that is no kernel's: an all-reduce against the sum of its summands, or two copies that must be equal.
+def judge_step(layer: str, call: CapturedCall, bias_N: torch.Tensor | None = None) -> Judgement:
+    """A step that is no kernel's: an all-reduce against the sum of its summands, two copies that must be equal, a bias.
 
+    bias: the checkpoint's.
     x of an all-reduce: [ranks * M, N], the ranks' summands below each other; y: [M, N], as every rank got it.
     """
+    if call.path == BIAS:
+        return judge_bias(layer, call, bias_N)
     rows = call.y_MN.shape[0]
     summands_RMN = call.x_MK.reshape(-1, rows, call.y_MN.shape[1]).double()
     finite_M = torch.isfinite(summands_RMN).all(dim=2).all(dim=0)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gptq_diff.capture.tap import BIAS
 from gptq_diff.checkpoint.dequant import dequantise
 from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.judge import placed
 from gptq_diff.compare.judge_run import layer_weight
 from gptq_diff.compare.results import BAD_KINDS, causes
+from gptq_diff.diagnose.bias_step import explain_bias
 from gptq_diff.diagnose.calls import MOVING, OtherCall, between_calls, other_call
 from gptq_diff.diagnose.case import case_of
 from gptq_diff.diagnose.explain import explain_call
@@ -65,8 +67,15 @@ class Diagnosis:
         findings: list[Finding] = []
         for j in first_bad_of_layers(self.judgements[prompt]):
             known = causes([j])
-            findings += known or self._of_call(prompt, j)
+            findings += self._of_bias(prompt, j) or known or self._of_call(prompt, j)
         return findings
+
+    def _of_bias(self, prompt: str, j: Judgement) -> list[Finding]:
+        """Where the product is right and the bias is not."""
+        if j.path != BIAS or j.cause != BIAS:
+            return []
+        calls = self.captures[prompt].calls(j.layer)
+        return [explain_bias(j.layer, c, self.judge) for c in calls if c.path == BIAS and c.step == j.step]
 
     def _of_call(self, prompt: str, j: Judgement) -> list[Finding]:
         calls = self.captures[prompt].calls(j.layer)

@@ -54,17 +54,21 @@ class QuantLinear(nn.Module):
         self._board = board
         self.in_features = linear.spec.in_features
         self.out_features = linear.spec.out_features
+        self._has_bias = linear.bias is not None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., N] in the dtype of x [..., K]."""
         board, name = self._board, self._linear.spec.name
         x_MK = board.rows_of(x)
         product = self.product(x_MK)
-        y_MN = product.y_MN
-        if name not in board.refused and board.tap is not None:
-            board.tap.record(name, x_MK, y_MN, product.path)
+        product_MN = y_MN = product.y_MN
+        tap = board.tap if name not in board.refused else None
+        if tap is not None:
+            tap.record(name, x_MK, y_MN, product.path)
         if self._linear.bias is not None:
             y_MN = y_MN + self._linear.bias.to(device=x.device, dtype=x.dtype)
+        if tap is not None and self._has_bias and tap.asks_bias:
+            tap.record_bias(name, product_MN[:1], y_MN[:1])
         return y_MN.reshape(*x.shape[:-1], self.out_features)
 
     def product(self, x_MK: torch.Tensor) -> Product:

@@ -10,7 +10,7 @@ from gptq_diff.records import Judgement, Report
 
 
 def read_all_judged(root: Path, report: Report) -> dict[tuple[str, str], list[Judgement]]:
-    """The judgements by (backend, prompt), bad intervals before the linears that they lead to.
+    """The judgements by (backend, prompt), bad intervals before the linears that they lead to; no bias that is right.
 
     An empty list where none are stored.
     """
@@ -20,5 +20,7 @@ def read_all_judged(root: Path, report: Report) -> dict[tuple[str, str], list[Ju
 def _judged(root: Path, backend: str, prompt: str) -> list[Judgement]:
     between = read_between(between_file(root, backend, prompt))
     bad = [j for j in between.judgements if j.cause is not None] if between is not None else []
-    linears = read_judged(root / "judged" / backend / f"{prompt}.jsonl")
+    linears = [
+        j for j in read_judged(root / "judged" / backend / f"{prompt}.jsonl") if j.part != "bias" or j.cause is not None
+    ]
     return sorted([*bad, *linears], key=lambda j: (j.step, j.index))

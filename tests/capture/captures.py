@@ -8,19 +8,25 @@ from pathlib import Path
 import torch
 
 from gptq_diff.capture.store import CaptureWriter, Manifest
-from gptq_diff.capture.tap import Call, Sink, Tap
+from gptq_diff.capture.tap import BIAS, Call, Sink, Tap
 
 
 class KeepingSink(Sink):
-    """Everything that a tap hands on."""
+    """Everything that a tap hands on; biases apart, by linear: some runs of one row, and the row with its bias."""
 
     wants_tensors = True
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.biases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.tensors: dict[tuple[int, str], tuple[torch.Tensor | None, torch.Tensor | None]] = {}
 
     def take(self, call: Call, x_MK: torch.Tensor | None, y_MN: torch.Tensor | None) -> None:
+        if call.part == BIAS:
+            assert x_MK is not None
+            assert y_MN is not None
+            self.biases[call.layer] = (x_MK, y_MN)
+            return
         self.calls.append(call)
         self.tensors[call.step, call.layer] = (x_MK, y_MN)
 

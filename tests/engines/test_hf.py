@@ -197,6 +197,21 @@ def test_refused_layers_run_untapped_and_are_told(tiny_model: Path) -> None:
     assert engine.skipped == {}
 
 
+def test_one_row_is_seen_with_its_bias(tiny_model: Path, engine: HfEngine) -> None:
+    """Of every linear that has a bias, in the prefill: the first row before the addition and after it."""
+    from safetensors.torch import load_file
+
+    sink = KeepingSink()
+    engine.generate(PROMPT, max_new_tokens=2, forced=None, tap=Tap(engine.tapped, sink))
+    tensors = load_file(tiny_model / "model.safetensors")
+    assert set(sink.biases) == {n[:-5] for n in tensors if n.endswith("_proj.bias")}
+    for name, (product, with_bias) in sink.biases.items():
+        _, y = sink.tensors[0, name]
+        assert y is not None
+        assert torch.equal(product, y[:1])
+        assert torch.equal(with_bias, product + tensors[f"{name}.bias"].to(product.dtype))
+
+
 def test_kernels_follow_each_other_in_one_load(tiny_model: Path) -> None:
     """A load is shared by backends: the second kernel's result is not the first one's."""
     engine = engine_on(tiny_model, "float16", "fp16")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gptq_diff.capture.tap import ALL_REDUCE, stored_name
+from gptq_diff.capture.tap import ALL_REDUCE, BIAS, stored_name
+from gptq_diff.compare.judge import CapturedCall
 
 if TYPE_CHECKING:
     from gptq_diff.compare.align import Captured
@@ -59,6 +60,16 @@ class Sequence:
         if total is None:
             raise Missing(f"the output of {layer} was not captured, or left out")
         return total, True
+
+    def bias_call(self, layer: str) -> CapturedCall | None:
+        """The captured step of that linear's bias; None where there is none."""
+        stored = stored_name(layer, BIAS)
+        before, after = self._get(0, stored, "in"), self._get(0, stored, "out")
+        if before is None or after is None:
+            return None
+        return CapturedCall(
+            step=0, index=0, path=BIAS, x_MK=before, y_MN=after, reference_x=None, inherited_l2_rel=None, part=BIAS
+        )
 
     def input(self, layer: str) -> torch.Tensor:
         """[T, K] over all steps; Missing where a step dropped rows that nobody reads."""

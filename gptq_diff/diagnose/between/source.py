@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gptq_diff.compare.bias_step import judge_bias
 from gptq_diff.diagnose.between.computed import Precision, precision_of
 from gptq_diff.diagnose.between.sequence import Missing, Sequence
 
@@ -60,9 +61,14 @@ class Source:
         return table[torch.tensor(self.sequence.token_ids)].to(self.precision.dtype)
 
     def output(self, layer: str) -> torch.Tensor:
-        """[T, N]: what that linear gave, with its bias."""
-        biased = layer.rpartition(".")[2] in self.shape.biased
-        return self.sequence.output(layer, self._checkpoint.tensor(f"{layer}.bias") if biased else None)
+        """[T, N]: what that linear gave, with its bias; Missing where another bias was added than the checkpoint's."""
+        if layer.rpartition(".")[2] not in self.shape.biased:
+            return self.sequence.output(layer, None)
+        bias_N = self._checkpoint.tensor(f"{layer}.bias")
+        step = self.sequence.bias_call(layer)
+        if step is not None and judge_bias(layer, step, bias_N).cause is not None:
+            raise Missing(f"the bias that was added to {layer} is not the checkpoint's")
+        return self.sequence.output(layer, bias_N)
 
     def weight(self, name: str) -> torch.Tensor:
         """A norm's weight, rounded as the engine has it, wide."""

@@ -18,7 +18,7 @@ from gptq_diff.engines.device import find_device
 from gptq_diff.engines.hosted.modules import HostedLinear, hosted_linears
 from gptq_diff.engines.hosted.proof import Proof
 from gptq_diff.engines.hosted.rest import prove_rest
-from gptq_diff.engines.hosted.taps import tapped, without_bias
+from gptq_diff.engines.hosted.taps import BiasTap, tapped, without_bias
 from gptq_diff.errors import BackendError
 from gptq_diff.kernels.base import Product
 
@@ -94,7 +94,11 @@ class HostedEngine(Engine):
         def record(linear: HostedLinear, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
             seen.record(linear.spec.name, x_MK, y_MN, self.path(linear, x_MK))
 
-        with tapped(self._judged, self._biases, record):
+        def bias(linear: HostedLinear, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> None:
+            if linear.spec.has_bias:
+                seen.record_bias(linear.spec.name, product_RN, with_bias_1N)
+
+        with tapped(self._judged, self._biases, record, BiasTap(lambda: seen.asks_bias, bias)):
             return self._decoder.generate(token_ids, max_new_tokens=max_new_tokens, forced=forced, tap=tap)
 
     def multiply(self, layer: str, x_MK: torch.Tensor) -> Product:

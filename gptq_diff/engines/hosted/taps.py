@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Callable
 
 import torch
@@ -18,17 +19,31 @@ Seen = Callable[[HostedLinear, torch.Tensor, torch.Tensor], None]
 """Called with the linear, x [M, K] and y [M, N] without bias, right after the kernel."""
 
 
+@dataclass(frozen=True)
+class BiasTap:
+    """Sees what the module itself gives with its bias, on the first row alone, run once more for this.
+
+    asks: whether it wants to see it now. seen: called with the linear, two runs without bias [2, N], and one with it
+    [1, N].
+    """
+
+    asks: Callable[[], bool]
+    seen: Callable[[HostedLinear, torch.Tensor, torch.Tensor], None]
+
+
 @contextlib.contextmanager
-def tapped(linears: Sequence[HostedLinear], biases: Mapping[str, torch.Tensor], seen: Seen) -> Iterator[None]:
+def tapped(
+    linears: Sequence[HostedLinear], biases: Mapping[str, torch.Tensor], seen: Seen, of_bias: BiasTap | None = None
+) -> Iterator[None]:
     """Report every kernel call of those modules inside; biases: linear -> bias as read, before any shuffling."""
     with contextlib.ExitStack() as undo:
         for linear in linears:
-            undo.enter_context(_watched(linear, biases.get(linear.spec.name), seen))
+            undo.enter_context(_watched(linear, biases.get(linear.spec.name), seen, of_bias))
         yield
 
 
 @contextlib.contextmanager
-def _watched(linear: HostedLinear, bias: torch.Tensor | None, seen: Seen) -> Iterator[None]:
+def _watched(linear: HostedLinear, bias: torch.Tensor | None, seen: Seen, of_bias: BiasTap | None) -> Iterator[None]:
     """Give one module another forward, and take it away again."""
     module: Any = linear.module
     before = vars(module).get("forward")
@@ -38,6 +53,11 @@ def _watched(linear: HostedLinear, bias: torch.Tensor | None, seen: Seen) -> Ite
         with without_bias(module):
             y: torch.Tensor = forward(x)
         seen(linear, x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
+        if bias is not None and of_bias is not None and of_bias.asks():
+            row = x.reshape(-1, x.shape[-1])[:1].contiguous()
+            with without_bias(module):
+                twice = torch.cat([forward(row).reshape(1, -1) for _ in range(2)])
+            of_bias.seen(linear, twice, forward(row).reshape(1, -1))
         return y if bias is None else y + bias.to(device=y.device, dtype=y.dtype)
 
     module.forward = tapped_forward

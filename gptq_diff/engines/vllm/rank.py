@@ -19,7 +19,7 @@ from gptq_diff.engines.vllm.modules import GEMM, FusedLinear, fused_linears
 from gptq_diff.engines.vllm.proof import Place, Proof
 from gptq_diff.engines.vllm.reduced import Reduced, shared_out
 from gptq_diff.engines.vllm.steps import Steps
-from gptq_diff.engines.vllm.taps import tapped
+from gptq_diff.engines.vllm.taps import BiasTap, tapped
 from gptq_diff.errors import BackendError, CaptureError
 from gptq_diff.kernels.base import Product
 from gptq_diff.kernels.vllm_gemm.op import vllm_ops
@@ -84,11 +84,24 @@ class Rank:
                 undo.enter_context(self._guard.installed())
             if steps.tap is not None:
                 biases, record = self._proof.biases, self._recorder(steps, steps.tap)
-                undo.enter_context(tapped(self._choice.judged, biases, record))
+                undo.enter_context(tapped(self._choice.judged, biases, record, self._bias_tap(steps.tap)))
                 for reduced in self.reduced:
                     undo.enter_context(reduced.watched(steps.tap))
             undo.enter_context(steps.followed(self.model))
             yield
+
+    def _bias_tap(self, tap: Tap) -> BiasTap | None:
+        """Of a whole model alone: ranks add shares of a bias, or leave it to one of them."""
+
+        def seen(linear: FusedLinear, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> None:
+            if self._guard is not None:
+                self._guard.taken()  # these calls were not the engine's own
+            for part in linear.parts:
+                if part.spec.has_bias:
+                    columns = slice(part.first, part.last)
+                    tap.record_bias(part.spec.name, product_RN[:, columns], with_bias_1N[:, columns])
+
+        return BiasTap(lambda: tap.asks_bias, seen) if self._proof.ranks == 1 else None
 
     def _recorder(self, steps: Steps, tap: Tap) -> Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]:
         kernels = {linear.name: (linear.path, fused(linear)) for linear in self._choice.judged}

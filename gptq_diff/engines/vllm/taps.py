@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Callable
 
 import torch
@@ -20,15 +21,29 @@ Seen = Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]
 """Called with the module's record, x [M, K] and y [M, N] without bias, right after the kernel."""
 
 
+@dataclass(frozen=True)
+class BiasTap:
+    """Sees what vLLM's own call gives with the bias, on the first row alone, run once more for this.
+
+    asks: whether it wants to see it now. seen: called with the module's record, two runs without bias [2, N], and one
+    with it [1, N].
+    """
+
+    asks: Callable[[], bool]
+    seen: Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]
+
+
 @contextlib.contextmanager
-def tapped(linears: Sequence[FusedLinear], biases: Mapping[str, torch.Tensor], seen: Seen) -> Iterator[None]:
+def tapped(
+    linears: Sequence[FusedLinear], biases: Mapping[str, torch.Tensor], seen: Seen, of_bias: BiasTap | None = None
+) -> Iterator[None]:
     """Report every kernel call of those modules inside; biases: module name -> bias as read, before any shuffling."""
     by_module = {id(linear.module): linear for linear in linears}
     methods: list[Any] = list({id(linear.method): linear.method for linear in linears}.values())
     before = [vars(method).get("apply") for method in methods]
     try:
         for method in methods:
-            method.apply = _wrapped(method.apply, by_module, biases, seen)
+            method.apply = _wrapped(method.apply, by_module, biases, seen, of_bias)
         yield
     finally:
         for method, apply in zip(methods, before):
@@ -40,7 +55,7 @@ def tapped(linears: Sequence[FusedLinear], biases: Mapping[str, torch.Tensor], s
 
 def _wrapped(
     apply: Callable[..., torch.Tensor], by_module: Mapping[int, FusedLinear], biases: Mapping[str, torch.Tensor],
-    seen: Seen,
+    seen: Seen, of_bias: BiasTap | None,
 ) -> Callable[..., torch.Tensor]:  # fmt: skip
     def tapped_apply(layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         linear = by_module.get(id(layer))
@@ -48,6 +63,10 @@ def _wrapped(
             return apply(layer, x, bias)
         y = apply(layer, x, None)
         seen(linear, in_rows(x), in_rows(y))
+        if bias is not None and of_bias is not None and of_bias.asks():
+            row = in_rows(x)[:1].contiguous()
+            twice = torch.cat([in_rows(apply(layer, row, None)) for _ in range(2)])
+            of_bias.seen(linear, twice, in_rows(apply(layer, row, bias)))
         if bias is not None:
             y = y.add_(biases.get(linear.name, bias).to(device=y.device, dtype=y.dtype))
         return y

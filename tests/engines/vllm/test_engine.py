@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from gptq_diff.capture.store import NullSink
-from gptq_diff.capture.tap import Call, Tap
+from gptq_diff.capture.tap import BIAS, Call, Tap
 from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.engines.base import LoadSpec
 from gptq_diff.engines.vllm_engine import VllmEngine
@@ -130,11 +130,16 @@ class Kept(NullSink):
 
     def __init__(self) -> None:
         super().__init__()
+        self.biases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.y: dict[tuple[int, str], torch.Tensor] = {}
 
     def take(self, call: Call, x_MK: torch.Tensor | None, y_MN: torch.Tensor | None) -> None:
-        super().take(call, x_MK, y_MN)
         assert y_MN is not None
+        if call.part == BIAS:
+            assert x_MK is not None
+            self.biases[call.layer] = (x_MK, y_MN)
+            return
+        super().take(call, x_MK, y_MN)
         self.y[call.step, call.layer] = y_MN
 
 
@@ -179,6 +184,17 @@ def test_the_bias_is_not_in_what_the_tap_sees(load: Any) -> None:
 
         expected = (table[[1, 2, 3]].float() @ dequantise(checkpoint.packed(LAYERS[1]))).to(torch.float16)
     torch.testing.assert_close(sink.y[0, LAYERS[1]], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_one_row_is_run_again_with_the_bias(load: Any) -> None:
+    """vLLM's own call with its bias, in the prefill, of every linear that has one: twice without, once with it."""
+    _, sink, _ = run(load())
+    with open_checkpoint(load.directory) as checkpoint:
+        biases = {name: checkpoint.packed(name).bias for name in LAYERS[:2]}
+    assert tuple(sink.biases) == LAYERS[:2]
+    for name, (runs, with_bias) in sink.biases.items():
+        torch.testing.assert_close(runs, sink.y[0, name][:1].expand(2, -1), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(with_bias, runs[:1] + biases[name], rtol=2e-3, atol=2e-3)
 
 
 def test_one_linear_by_itself_gives_what_the_tap_saw(load: Any) -> None:
