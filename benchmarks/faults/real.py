@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,16 @@ OWN_DEFECT = {"gptqmodel": ("bytes", "engine"), "auto_gptq": ("engine",)}
 """Engine -> how it comes to read ambiguous zero points as 0: by itself ("engine"); auto_gptq knows no v2."""
 UNREAD = {"vllm": frozenset({"zero-point-shift", "ambiguous-zero"})}
 """Engine -> kinds without effect there: vLLM's CPU kernel takes symmetric checkpoints only and reads no zero point."""
+
+
+PATIENCE = 300.0
+"""Seconds without an answer after which an engine is given up: loading SmolLM2 takes ten."""
+MOST_SERVED = 40
+"""Runs after which an engine gets a new process: what it does not give back of each load adds up."""
+
+
+class EngineLostError(RuntimeError):
+    """An engine's process has ended, or hangs; the next run starts another."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +127,8 @@ class RealLab(Lab):
         """The reference in this process, the engine in its own."""
         if backend.name == REFERENCE.name:
             return super().captures(path, drawn, backend, jobs, seed)
-        if self._process is None:
+        if self._process is None or self._process.served >= MOST_SERVED:
+            self.close()
             self._process = Process(self._python, self.fresh("engine"))
         spec = WorkerSpec(
             engine=backend.engine, model=str(path), dtype=backend.dtype, device="", trust_remote_code=False,
@@ -124,7 +136,11 @@ class RealLab(Lab):
             parent=os.getpid(), jobs=(), route=backend.route,
         )  # fmt: skip
         spoils = {name: (fault, spoil) for fault in drawn.faults for name, spoil in fault.spoil.items()}
-        self._process.capture(spec, jobs, drawn.faults if spoils else ())
+        try:
+            self._process.capture(spec, jobs, drawn.faults if spoils else ())
+        except EngineLostError:
+            self.close()
+            raise
         return [CaptureReader(Path(job.out)) for job in jobs]
 
     def close(self) -> None:
@@ -154,9 +170,11 @@ class Process:
             )  # fmt: skip
         os.close(write)
         self._answers = os.fdopen(read)
+        self.served = 0
 
     def capture(self, spec: WorkerSpec, jobs: Sequence[Job], faults: Sequence[Fault]) -> None:
-        """Have the jobs done; spoil the products that the faults spoil."""
+        """Have the jobs done; spoil the products that the faults spoil. EngineLostError where the process is lost."""
+        self.served += 1
         layers = sorted({name for fault in faults for name in fault.spoil})
         plain = dataclasses.asdict(spec)
         request = {
@@ -185,21 +203,30 @@ class Process:
 
     def _say(self, line: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._gone("ended") from None
+
+    def _gone(self, how: str) -> EngineLostError:
+        end = (self.folder / "log").read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+        return EngineLostError(f"the engine's process {how}: {' | '.join(end)}")
 
     def _answer(self) -> dict[str, Any]:
+        if not select.select([self._answers], [], [], PATIENCE)[0]:
+            raise self._gone(f"said nothing for {PATIENCE:g} s")
         line = self._answers.readline()
         if not line:
-            end = (self.folder / "log").read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
-            raise RuntimeError(f"the engine's process ended: {' | '.join(end)}")
+            raise self._gone("ended")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
     def end(self) -> None:
         """It leaves when its input ends; what is left of its group is killed."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(20)
         with contextlib.suppress(ProcessLookupError):

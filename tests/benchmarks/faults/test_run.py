@@ -53,7 +53,7 @@ def test_every_kind_comes_once_in_a_cycle(lab):
 
 
 def test_a_healthy_run_is_recorded_without_a_fault(lab):
-    """Nothing planted, and every linear of both backends judged; whether anything is said is the benchmark's question."""
+    """Nothing planted, every linear judged; whether anything is said is the benchmark's own question."""
     drawn = draw_healthy(lab, 3, 2)
     assert not any(f.kind for f in drawn.faults)
     record = trial(lab, 3, 2, 2, healthy=True)
