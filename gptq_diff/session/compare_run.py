@@ -22,7 +22,7 @@ from gptq_diff.session.between_run import with_intervals
 from gptq_diff.session.decode import Decoder
 from gptq_diff.session.determinism import settle
 from gptq_diff.session.experiments_store import with_experiments
-from gptq_diff.session.headroom_run import headroom_file, nearest_of_all, noted, read_headroom
+from gptq_diff.session.headroom_file import headroom_file, nearest_of_all, noted, read_headroom
 from gptq_diff.session.sweep import sweeps
 
 if TYPE_CHECKING:

@@ -1,16 +1,11 @@
-"""Headroom of a judged run: how near every capture's sums come to overflow, layer by layer, and the nearest of all.
-
-RUN/diagnosed/BACKEND/PROMPT.headroom.json holds for each linear (LAYER@RANK under tensor parallelism) the sums that its
-kernel holds in float16; the reference's has those of every kernel, since one asks of a prompt which kernel it breaks.
-"""
+"""Headroom of a judged run: how near every capture's sums come to overflow, layer by layer."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Callable
 
 import torch
 
@@ -18,12 +13,15 @@ from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.judge_run import Key, open_captures
 from gptq_diff.diagnose.headroom import Nearest, Share, arithmetics_of, every_arithmetic, measure, share_of
-from gptq_diff.errors import CaptureError
-from gptq_diff.records import ORIGINAL, Headroom, LayerSpec, Result, swept_prompt
+from gptq_diff.records import ORIGINAL, Headroom, LayerSpec, swept_prompt
 from gptq_diff.session.asked import RunRecord
+from gptq_diff.session.headroom_file import headroom_file, read_headroom, write_headroom
 
 if TYPE_CHECKING:
     from gptq_diff.checkpoint.reader import Checkpoint
+
+LARGE = 1 << 24
+"""Weights of a linear from which on two at a time are too much."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +57,51 @@ def measure_headroom(
     """
     captures = open_captures(run, _longest(keys) if record.sweep else list(keys), record.reference)
     found: dict[Key, dict[str, list[Headroom]]] = {key: {} for key in captures}
-    for spec in judge.layers:
-        done: list[tuple[_Stack, dict[str, Nearest]]] = []
-        shares: dict[bool, Share] = {}
-        for key, captured in captures.items():
-            is_reference = key[0] == record.reference
-            for stack in _stacks(captured, spec, is_reference=is_reference):
-                own = judge if is_reference or loaded is judge else loaded
-                if (own is judge) not in shares:
-                    shares[own is judge] = share_of(own.packed(spec.name))
-                near = _measured(stack, shares[own is judge], done if own is loaded else [])
-                rows = found[key].setdefault(stack.stored, [])
-                rows += [_headroom(key, stack, name, nearest) for name, nearest in near.items()]
+    for layer in _each(judge.layers, lambda spec: _of_layer(spec, captures, record.reference, judge, loaded)):
+        for key, rows in layer.items():
+            found[key].update(rows)
     for key, layers in found.items():
         captures[key].reader.close()
         path = headroom_file(run, key)
         earlier = {name: rows for name, rows in read_headroom(path).items() if name not in layers}
         write_headroom(path, {**earlier, **layers})
+
+
+_Layer = dict[Key, dict[str, list[Headroom]]]
+
+
+def _each(specs: Sequence[LayerSpec], measured: Callable[[LayerSpec], _Layer]) -> list[_Layer]:
+    """One linear a thread: these sums are small, and sharing each out among threads takes longer than making it.
+
+    Large linears go one after the other, since two at a time would take twice the memory.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or any(spec.in_features * spec.out_features > LARGE for spec in specs):
+        return [measured(spec) for spec in specs]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(measured, specs))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _of_layer(
+    spec: LayerSpec, captures: dict[Key, Captured], reference: str, judge: Checkpoint, loaded: Checkpoint
+) -> _Layer:
+    """Of one linear: by capture, by the name that its inputs are stored under."""
+    found: _Layer = {key: {} for key in captures}
+    done: list[tuple[_Stack, dict[str, Nearest]]] = []
+    shares: dict[bool, Share] = {}
+    for key, captured in captures.items():
+        is_reference = key[0] == reference
+        for stack in _stacks(captured, spec, is_reference=is_reference):
+            own = judge if is_reference or loaded is judge else loaded
+            if (own is judge) not in shares:
+                shares[own is judge] = share_of(own.packed(spec.name))
+            near = _measured(stack, shares[own is judge], done if own is loaded else [])
+            rows = found[key].setdefault(stack.stored, [])
+            rows += [_headroom(key, stack, name, nearest) for name, nearest in near.items()]
+    return found
 
 
 def _longest(keys: Sequence[Key]) -> list[Key]:
@@ -119,54 +145,3 @@ def _headroom(key: Key, stack: _Stack, arithmetic: str, near: Nearest) -> Headro
         prompt=key[1], step=step, row=row, column=near.column, channel=stack.first + near.channel,
         activation=near.activation, weight=near.weight, value=near.value, terms=near.terms,
     )  # fmt: skip
-
-
-def headroom_file(run: RunDir, key: Key) -> Path:
-    """Where the headroom of one capture lies."""
-    return run.root / "diagnosed" / key[0] / f"{key[1]}.headroom.json"
-
-
-def write_headroom(path: Path, layers: dict[str, list[Headroom]]) -> None:
-    """Write whole or not at all; nothing where nothing was measured."""
-    if not layers:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({name: [asdict(row) for row in rows] for name, rows in layers.items()}, indent=1))
-    part.replace(path)
-
-
-def read_headroom(path: Path) -> dict[str, list[Headroom]]:
-    """By linear as stored; empty when it was never measured, CaptureError for a damaged file."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return {name: [Headroom(**row) for row in rows] for name, rows in raw.items()}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, AttributeError) as e:
-        raise CaptureError(f"{path} is damaged: {e}", "remove it, then `gptq-diff compare` with --model") from e
-
-
-def noted(result: Result, layers: dict[str, list[Headroom]]) -> Result:
-    """The result with `headroom_bits`: of each linear the smallest, over its steps, ranks and kernel's sums.
-
-    The reference sums in float32 or better: of it the result counts, as float16 would hold it.
-    """
-    bits: dict[str, float] = {}
-    for stored, rows in layers.items():
-        counted = [row.bits for row in rows if row.ran or row.arithmetic == "result"]
-        if counted:
-            layer = stored.partition("@")[0]
-            bits[layer] = min([*counted, bits.get(layer, counted[0])])
-    return replace(result, headroom_bits=bits)
-
-
-def nearest_of_all(measured: Sequence[dict[str, list[Headroom]]]) -> tuple[Headroom, ...]:
-    """For every backend and arithmetic the smallest headroom over all prompts, in the order given."""
-    best: dict[tuple[str, str], Headroom] = {}
-    for layers in measured:
-        for row in (row for rows in layers.values() for row in rows):
-            known = best.get((row.backend, row.arithmetic))
-            if known is None or row.bits < known.bits:
-                best[row.backend, row.arithmetic] = row
-    return tuple(best.values())

@@ -20,7 +20,7 @@ from gptq_diff.records import Headroom, Report
 from gptq_diff.report.json_report import read_report, to_json
 from gptq_diff.session import headroom_run
 from gptq_diff.session.again import compare_again
-from gptq_diff.session.headroom_run import headroom_file, nearest_of_all, read_headroom
+from gptq_diff.session.headroom_file import headroom_file, nearest_of_all, read_headroom
 from gptq_diff.session.sweep import Lengths
 from tests.session.in_process import FIRST, SECOND, asked, result, run
 

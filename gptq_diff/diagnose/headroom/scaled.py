@@ -35,10 +35,13 @@ def _largest(
     tops = {name: _Top() for name in names}
     _longest_rows_first(x_MK, w_KN, tops, bits)
     found: dict[str, Nearest | None] = {}
+    places: dict[tuple[int, int], tuple[int, int]] = {}
     for name, top in tops.items():
-        rows = torch.arange(top.first, top.last)
-        sums_MN = x_MK[:, top.first : top.last] @ w_KN[top.first : top.last]
-        row, column = divmod(int(sums_MN.abs().argmax()), sums_MN.shape[1])
+        rows, span = torch.arange(top.first, top.last), (top.first, top.last)
+        if span not in places:
+            sums_MN = x_MK[:, top.first : top.last] @ w_KN[top.first : top.last]
+            places[span] = divmod(int(sums_MN.abs().argmax()), sums_MN.shape[1])
+        row, column = places[span]
         value = float(x_MK[row, rows].double() @ w_KN[rows, column].double())
         found[name] = nearest(value, x_MK, w_KN, row, column, rows, order_K)
     return found
