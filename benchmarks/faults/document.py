@@ -41,8 +41,9 @@ THRESHOLD = """The **threshold**: a fault counts when its own effect passes it. 
 planted: x times the difference of the two weights, or what a product was changed by, in float64, on the input that was
 captured. It is held against {factor:g} times the noise floor, over the tensor, every row, and every column of eight
 rows or more; only this definition, the factor and the floors, is taken from the judge. NaN, infinities and overflows
-are above it. For a fault between linears it is what the next linear's input is changed by, against {factor:g} times
-what rounding changes there in a healthy run. What an engine does not read has no effect: it counts as below.
+are above it. A bias is held against the rounding of its own addition, a fault between linears (what it changes in the
+next linear's input) against {factor:g} times what rounding changes there in a healthy run. What an engine does not read
+has no effect: it counts as below.
 
 **Layer**: the first bad linear of the report is the first linear, in order of execution, with a fault above the
 threshold. **Cause**: the first findings there, as many as kinds were planted there, name them. A fault between linears

@@ -16,6 +16,9 @@ from benchmarks.faults.threshold import Wide, share_of_input, share_of_product, 
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.checkpoint.reader import Checkpoint
 
+WIDER = 2.0**13
+"""By how much float32's rounding is finer than float16's."""
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -51,8 +54,10 @@ def effects_of(faults: Sequence[Fault], sound: Model, judge: Checkpoint, seen: S
     """Shares by fault and linear; sound: what the judge reads, too."""
     found, model = [], sound
     for fault in faults:
-        after = Overlay(model, Fault(fault.kind, "", (), changed=fault.changed, misread=fault.misread))
-        if fault.between is not None:
+        after: Model = Overlay(model, Fault(fault.kind, "", (), changed=fault.changed, misread=fault.misread))
+        if fault.at == "bias":
+            found.append({"": Effect(_bias(fault, model, after, seen.broken))})
+        elif fault.between is not None:
             found.append({"": Effect(_between(fault, seen))})
         else:
             found.append({name: _of_linear(fault, name, model, after, sound, judge, seen) for name in fault.layers})
@@ -102,6 +107,23 @@ def _overflow(kind: str, linear: Linear, x_MK: Wide) -> float:
     if kind == accumulator_overflow.KIND:
         return float("inf") if accumulator_overflow.overflowed(x_MK.astype(np.float32), linear) else 0.0
     return float("inf") if np.abs(x_MK @ linear.weight()).max() >= result_overflow.LARGEST else 0.0
+
+
+def _bias(fault: Fault, before: Model, after: Model, reader: CaptureReader) -> float:
+    """What a bias that is missing or added twice changes, over what the rounding of y + bias explains."""
+    assert fault.between is not None
+    name = fault.between.before
+    known, given = before.linear(name).bias, after.linear(name).bias
+    assert known is not None and given is not None
+    change_N = given.astype(np.float64) - known
+    if fault.patch is not None:
+        change_N = known.astype(np.float64) * (1 if "twice" in fault.what else -1)
+    shares = []
+    for _, _, y_MN in _calls(reader, name, "kernel"):
+        terms = np.stack([y_MN, np.broadcast_to(known.astype(np.float64), y_MN.shape)])
+        shares.append(share_of_sum(terms, np.broadcast_to(change_N, y_MN.shape)))
+    wide = str(reader.tensor(0, name, "out").dtype) == "torch.float32"
+    return max(shares) * (WIDER if wide else 1.0)
 
 
 def _between(fault: Fault, seen: Seen) -> float:

@@ -56,7 +56,7 @@ class Planted:
     @property
     def rank(self) -> Rank:
         """In order of execution."""
-        return rank(self.layer, before=self.before)
+        return rank(self.own or self.layer, before=self.before and not self.own)
 
     def is_at(self, bad: Json) -> bool:
         """Whether a report's first bad place is this one."""
