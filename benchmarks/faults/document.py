@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.document import measured_on
 from benchmarks.faults import tables
 from benchmarks.faults.plant.catalogue import NOT_PLANTED
+from benchmarks.faults.score import alarms
 from gptq_diff.compare.figures import FACTOR
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,7 @@ def headline(found: dict[str, Any]) -> list[str]:
         ("cause right, all", tables.shown(found["cause"]), ">= 98 %"),
         ("cause right, single faults", tables.shown(found["cause_single"]), ""),
         ("false alarms in healthy runs", f"{len(found['false_alarms'])} of {found['healthy']}", "0"),
+        ("false alarms on references of runs with faults", f"{len(found['reference_alarms'])} of {found['faults']}", "0"),
         ("runs that ended in an error", str(len(found["errors"])), "0"),
     ]  # fmt: skip
     return ["| | measured | asked for |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows), ""]
@@ -125,13 +127,15 @@ def confusion(found: dict[str, Any]) -> list[str]:
 def misses(result: dict[str, Any]) -> list[str]:
     """Each with what replays it alone."""
     by_id = {record["id"]: record for record in result["records"]}
-    wrong = [*result["summary"]["misses"], *result["summary"]["false_alarms"]]
+    summary = result["summary"]
+    wrong = [*summary["misses"], *summary["false_alarms"], *summary["reference_alarms"]]
     if not wrong:
         return ["None.", ""]
     lines = [f"Replay one: `python -m benchmarks.faults --seed {result['seed']} --only ID`.", "", "```"]
     for name in wrong:
         record = by_id[name]
-        lines.append(f"{name}: false alarm, {record['status']}" if record["healthy"] else tables.miss(record))
+        said = "; ".join(alarms(record))
+        lines.append(f"{name}: false alarm, {said}" if said else tables.miss(record))
     return [*lines, "```", ""]
 
 

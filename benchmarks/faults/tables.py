@@ -19,14 +19,14 @@ def summary(records: Sequence[Json]) -> dict[str, Any]:
     scored = [(r, score(r)) for r in faults]
     above = [(r, s) for r, s in scored if s.above]
     single = [s for _, s in above if s.single]
-    false = [r["id"] for r in (*healthy, *faults) if alarms(r)]
+    false, of_references = ([r["id"] for r in some if alarms(r)] for some in (healthy, faults))
     return {
         "faults": len(faults), "healthy": len(healthy), "errors": [r["id"] for r in records if r.get("error")],
         "above": len(above), "above_share": ratio(len(above), len(faults)),
         "below_found": sum(s.found for _, s in scored if not s.above),
         "exact": counted(s.exact for _, s in above), "exact_single": counted(s.exact for s in single),
         "cause": counted(s.cause for _, s in above), "cause_single": counted(s.cause for s in single),
-        "false_alarms": false, "kinds": by_kind(above),
+        "false_alarms": false, "reference_alarms": of_references, "kinds": by_kind(above),
         "below_kinds": dict(Counter(plain(s) for _, s in scored if not s.above)),
         "confusion": confusion(above), "places": by_place(above), "curve": curve([s for _, s in scored]),
         "misses": [r["id"] for r, s in above if not (s.exact and s.cause)],
@@ -109,12 +109,14 @@ def text(found: dict[str, Any]) -> str:
     """For a terminal."""
     above = f"{found['above']} of {found['faults']}"
     false = f"{len(found['false_alarms'])} of {found['healthy']} healthy {found['false_alarms'] or ''}"
+    sound = f"{len(found['reference_alarms'])} of {found['faults']} references {found['reference_alarms'] or ''}"
     lines = [
         f"above the threshold   {above}" + (f" ({100 * found['above_share']:.0f} %)" if found["faults"] else ""),
         f"  of the others found {found['below_found']}",
         f"first layer exact     {shown(found['exact'])}; single faults {shown(found['exact_single'])}",
         f"cause right           {shown(found['cause'])}; single faults {shown(found['cause_single'])}",
         f"false alarms          {false}",
+        f"  in runs with faults {sound}",
         f"errors                {len(found['errors'])} {found['errors'] or ''}",
         "", f"{'planted':<24}{'layer':>10}{'cause':>10}   best finding (single faults)",
     ]  # fmt: skip

@@ -147,7 +147,7 @@ def test_the_summary_counts_by_hand():
     found = tables.summary(records)
     assert (found["faults"], found["above"], found["errors"]) == (4, 3, ["fault-9"])
     assert found["exact"] == {"right": 2, "of": 3, "rate": 0.6667} and found["cause"]["right"] == 1
-    assert found["false_alarms"] == ["healthy-0"]
+    assert found["false_alarms"] == ["healthy-0"] and found["reference_alarms"] == []
     assert found["confusion"] == {"clamp": {"clamp": 1, "unknown": 1}, "dtype": {"nothing": 1}}
     assert [(row["from"], row["faults"], row["found"]) for row in found["curve"]] == [
         (0.25, 1, 0), (2.0, 1, 1), (4.0, 1, 1), ("inf", 1, 0),
