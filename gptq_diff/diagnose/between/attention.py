@@ -18,8 +18,8 @@ from gptq_diff.numerics.floors import SINGLE_RMS
 
 EXP = 2.0**-20
 """Relative error of exp in the softmax: torch's CPU kernel grants itself 20 bits (aten/src/ATen/native/cpu)."""
-MOST_ROWS = 256
-"""Queries that are judged of a long prompt: evenly spread, the first and the last among them."""
+MOST_ROWS = 128
+"""Rows that are judged of a long prompt: evenly spread, the first and the last among them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ PLAIN = Variant()
 
 
 def queries(rows: int, most: int = MOST_ROWS) -> torch.Tensor:
-    """int64: the rows whose attention is recomputed."""
+    """int64: the rows that are recomputed."""
     if rows <= most:
         return torch.arange(rows)
     return torch.arange(most) * (rows - 1) // (most - 1)

@@ -9,7 +9,7 @@ import torch
 
 from gptq_diff.compare.figures import FACTOR
 from gptq_diff.diagnose.between.activation import KNOWN, gated
-from gptq_diff.diagnose.between.attention import attention, queries
+from gptq_diff.diagnose.between.attention import MOST_ROWS, attention, queries
 from gptq_diff.diagnose.between.blocks import healthy_blocks
 from gptq_diff.diagnose.between.computed import Computed, Lost, shares
 from gptq_diff.diagnose.between.judged import Place, judgement, overflown
@@ -25,6 +25,10 @@ from gptq_diff.records import Judgement
 
 MOST_WHY = 4
 """Wrong intervals of a capture whose cause is looked for, the output head apart: the first ones matter."""
+SCORES, FEWEST_QUERIES = MOST_ROWS**2, 24
+"""Scores of one head that are recomputed, and the queries that are judged however many tokens each sees."""
+MOST_LOST = 8
+"""Rows of a long prompt that are judged because they are not finite."""
 HEAD = "lm_head"
 
 
@@ -62,7 +66,7 @@ class Follower:
             if norm.adds:
                 added = self._added(added, norm.adds)
             if added is not None:
-                added = self._norm(added, place)
+                added = self._normed(added, place)
             if norm.feeds.endswith("q_proj"):
                 self._guarded(self._attention, norm.feeds.rpartition(".")[0])
             else:
@@ -84,33 +88,35 @@ class Follower:
             self.found.skipped[layer] = missing.reason
             return None
 
+    def _normed(self, added: Added, at: int) -> Added:
+        try:
+            return self._norm(added, at)
+        except Missing as missing:
+            self.found.skipped[norms_of(self.source.shape)[at].feeds] = missing.reason
+            return added
+
     def _norm(self, added: Added, at: int) -> Added:
         """Judge one norm; the addition as the engine has it, where its stream is what is wrong."""
         norm = norms_of(self.source.shape)[at]
         place = Place("norm", norm.feeds, self.index(norm.feeds))
         self.overflows(added, place)
         weight_H = self.source.weight(norm.weight)
-        computed = rms_norm(added.total, weight_H, self.source.shape.eps, self.source.precision)
+        rows = self._rows(norm.feeds)
+        computed = rms_norm(added.total[rows], weight_H, self.source.shape.eps, self.source.precision)
         stream: list[torch.Tensor] = []
 
         def why() -> Named:
-            captured = self.source.sequence.input(norm.feeds)
-            site = Site(
-                added,
-                weight_H,
-                self.source.shape.eps,
-                captured,
-                self.source.precision,
-                lambda total: self._agrees(total, at + 1),
+            captured, eps = self.source.sequence.input(norm.feeds), self.source.shape.eps
+            named = why_norm(
+                Site(added, weight_H, eps, captured, self.source.precision, lambda total: self._agrees(total, at + 1))
             )
-            named = why_norm(site)
             if named.stream is not None:
                 stream.append(named.stream)
             elif named.lost_T is not None:
                 stream.append(torch.where(named.lost_T[:, None], float("nan"), added.total))
             return named
 
-        self._judge(place, computed, why)
+        self._judge(place, computed, why, rows)
         return Added(added.before, added.output, stream[0], added.layer) if stream else added
 
     def last_norm(self, added: Added, weight_H: torch.Tensor) -> None:
@@ -131,10 +137,8 @@ class Follower:
         norm = norms_of(self.source.shape)[at]
         total = stream_TH + self.source.output(norm.adds)
         computed = rms_norm(total, self.source.weight(norm.weight), self.source.shape.eps, self.source.precision)
-        error2 = (self.source.sequence.input(norm.feeds) - computed.exact_TN).square() / computed.variance_TN.clamp_min(
-            1e-37
-        )
-        agrees: torch.Tensor = error2.mean(dim=1) <= FACTOR**2
+        share2 = (self.source.sequence.input(norm.feeds) - computed.exact_TN).square() / computed.variance_TN
+        agrees: torch.Tensor = share2.mean(dim=1) <= FACTOR**2
         return agrees
 
     def overflows(self, added: Added, place: Place) -> None:
@@ -155,12 +159,11 @@ class Follower:
     def _attention(self, at: str) -> None:
         seq = self.source.sequence
         q, k, v = (self.source.output(f"{at}.{name}") for name in ("q_proj", "k_proj", "v_proj"))
-        rows = queries(seq.spans[0].stop)
-        rows = torch.cat([rows, torch.arange(seq.spans[0].stop, seq.rows)])
+        layer = f"{at}.o_proj"
+        rows = self._rows(layer, min(max(SCORES // seq.rows, FEWEST_QUERIES), MOST_ROWS))
         if self._turn is None:
             self._turn = turns(self.source.shape, seq.rows, self.source.precision.wide)
         computed = attention(q, k, v, self.source.shape, self.source.precision, rows, turn=self._turn)
-        layer = f"{at}.o_proj"
         self._judge(
             Place("attention", layer, self.index(layer)), computed,
             lambda: why_attention(Heads(q, k, v, seq.input(layer), self.source.shape, self.source.precision)), rows,
@@ -169,31 +172,34 @@ class Follower:
     def _activation(self, at: str) -> None:
         gate, up = self.source.output(f"{at}.gate_proj"), self.source.output(f"{at}.up_proj")
         own, layer = self.source.shape.activation, f"{at}.down_proj"
-        computed = gated(gate, up, KNOWN[own], self.source.precision)
+        rows = self._rows(layer)
+        computed = gated(gate[rows], up[rows], KNOWN[own], self.source.precision)
         self._judge(
             Place("activation", layer, self.index(layer)), computed,
-            lambda: why_activation(gate, up, self.source.sequence.input(layer), own, self.source.precision),
+            lambda: why_activation(gate, up, self.source.sequence.input(layer), own, self.source.precision), rows,
         )  # fmt: skip
 
-    def _judge(
-        self, place: Place, computed: Computed, why: Callable[[], Named], at: torch.Tensor | None = None
-    ) -> None:
-        """Every step of one interval. at: the rows that were computed, where not all of the prefill's were."""
-        spans, captured = self._captured(place.layer, at)
-        found = [
-            judgement(place, step, span.stop - span.start, captured.shape[1], computed.input_absmax, s)
-            for (step, span), s in zip(enumerate(spans), shares(computed, captured, spans, self.source.precision))
-        ]
-        self.add(found, why)
+    def _rows(self, layer: str, most: int = MOST_ROWS) -> torch.Tensor:
+        """The rows that are judged: of a long prompt some, evenly spread, and the first that are not finite."""
+        seq = self.source.sequence
+        prompt = seq.spans[0].stop
+        rows = queries(prompt, most)
+        if len(rows) < prompt:
+            lost = torch.nonzero(~torch.isfinite(seq.input(layer)[:prompt].float().sum(dim=1))).flatten()
+            rows = torch.unique(torch.cat([rows, lost[:MOST_LOST]]))
+        return torch.cat([rows, torch.arange(prompt, seq.rows)])
 
-    def _captured(self, layer: str, at: torch.Tensor | None) -> tuple[list[slice], torch.Tensor]:
-        """What that linear took, as many rows as were computed, and the rows of each step."""
-        spans, captured = self.source.sequence.spans, self.source.sequence.input(layer)
-        if at is None or len(at) == len(captured):
-            return spans, captured
-        less = len(captured) - len(at)
-        moved = [slice(max(span.start - less, 0), span.stop - less) for span in spans]
-        return moved, captured[at]
+    def _judge(self, place: Place, computed: Computed, why: Callable[[], Named], at: torch.Tensor) -> None:
+        """Every step of one interval. at: the rows that were computed."""
+        captured = self.source.sequence.input(place.layer)
+        less = len(captured) - len(at)  # of the prefill
+        spans = [slice(max(s.start - less, 0), s.stop - less) for s in self.source.sequence.spans]
+        found = []
+        for step, s in enumerate(shares(computed, captured[at], spans, self.source.precision)):
+            rows = spans[step].stop - spans[step].start
+            j = judgement(place, step, rows, captured.shape[1], computed.input_absmax, s)
+            found.append(_at_its_row(j, at) if step == 0 and less else j)
+        self.add(found, why)
 
     def add(self, found: list[Judgement], why: Callable[[], Named]) -> None:
         """Keep judgements of one interval; a wrong one gets its name first."""
@@ -220,3 +226,10 @@ class Follower:
 
 def _renamed(j: Judgement, name: str) -> Judgement:
     return replace(j, path=name, part=name)
+
+
+def _at_its_row(j: Judgement, at: torch.Tensor) -> Judgement:
+    """Rows told by their place in the prompt, where not all of them were judged."""
+    row = None if j.worst_row is None else int(at[j.worst_row])
+    first = None if j.first_index is None else (int(at[j.first_index[0]]), j.first_index[1])
+    return replace(j, worst_row=row, first_index=first)

@@ -105,7 +105,7 @@ def _other_scale(heads: Heads) -> Named | None:
 
 def _window(heads: Heads) -> Named | None:
     """The first row that is wrong says how many tokens are seen."""
-    at = queries(len(heads.q))
+    at = queries(len(heads.q), TOKENS)
     own = heads.computed(at)
     error2 = (heads.captured[at].to(own.exact_TN.dtype) - own.exact_TN).square() / own.variance_TN
     wrong = at[error2.mean(dim=1) > FACTOR**2]

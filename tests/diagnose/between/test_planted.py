@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gptq_diff.exit_codes import exit_code
+from gptq_diff.session.again import compare_again
 from tests.diagnose.between.planted import BLOCK, PROMPT, only, outcome, patched, without_residual
 from tests.engines.models import Tensors, edited
 from tests.session.in_process import asked, result, run
@@ -133,3 +134,34 @@ def test_nan_that_arises_between_linears(small_model: Path, tmp_path: Path, monk
     assert found.first_bad is not None
     assert (found.status, found.first_bad.path, found.first_bad.first_index) == ("nan", "norm", (2, 5))
     assert [f.cause for f in found.findings] == ["nan-input"]
+
+
+def test_of_a_long_prompt_some_rows_are_judged(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A NaN in a row that is none of these is found all the same, at its place in the prompt."""
+
+    def spoil(model: Any) -> None:
+        def hook(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            output = output.clone()
+            output[0, 101, 5] = float("nan")
+            return output
+
+        model.model.layers[1].post_attention_layernorm.register_forward_hook(hook)
+
+    long = (510, *(i % 500 for i in range(3, 300)))
+    sound = result(run(asked(small_model, "hf-fp16", (long,), max_new_tokens=2), tmp_path / "sound"), "hf-fp16")
+    assert sound.intervals is not None
+    assert (sound.status, sound.intervals.compared, sound.intervals.skipped) == ("agree", 9, ())
+    patched(monkeypatch, spoil)
+    found = result(run(asked(small_model, "hf-fp16", (long,), max_new_tokens=1), tmp_path / "run"), "hf-fp16")
+    assert found.first_bad is not None
+    assert (found.status, found.first_bad.path, found.first_bad.first_index) == ("nan", "norm", (101, 5))
+
+
+def test_what_was_left_out_keeps_its_judgement(small_model: Path, tmp_path: Path) -> None:
+    """With --capture stats the tensors around the bad interval stay, and judging again says the same."""
+    damaged = edited(small_model, tmp_path / "damaged", norm_weight)
+    wanted = asked(damaged, "hf-fp16", (PROMPT,), small_model, capture="stats")
+    report = run(wanted, tmp_path / "run")
+    assert compare_again(tmp_path / "run", None, None, allow_skip=False, say=lambda _: None) == report
