@@ -77,7 +77,7 @@ def headline(found: dict[str, Any]) -> list[str]:
         ("cause right, all", tables.shown(found["cause"]), ">= 98 %"),
         ("cause right, single faults", tables.shown(found["cause_single"]), ""),
         ("false alarms in healthy runs", f"{len(found['false_alarms'])} of {found['healthy']}", "0"),
-        ("false alarms on references of runs with faults", f"{len(found['reference_alarms'])} of {found['faults']}", "0"),
+        ("the same of references beside faults", f"{len(found['reference_alarms'])} of {found['faults']}", "0"),
         ("runs that ended in an error", str(len(found["errors"])), "0"),
     ]  # fmt: skip
     return ["| | measured | asked for |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows), ""]
