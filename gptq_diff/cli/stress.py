@@ -15,7 +15,7 @@ from gptq_diff.errors import CannotJudge, NothingFound, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gptq_diff.session.stress_run import Stressed, StressReport
+    from gptq_diff.session.stress_report import Stressed, StressReport
 
 
 def stress(

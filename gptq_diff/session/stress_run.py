@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Callable
 
 import torch
 
 from gptq_diff.checkpoint.reader import Checkpoint
-from gptq_diff.diagnose.headroom.stress import Stood, nearest_sum, stress
+from gptq_diff.diagnose.headroom.stress import nearest_sum, stress
 from gptq_diff.errors import BackendError, UsageError
 from gptq_diff.kernels.base import Kernel
 from gptq_diff.kernels.catalogue import make_kernel
 from gptq_diff.records import LayerSpec, SkippedLayer
 from gptq_diff.session.captured_inputs import CapturedInputs, InputOf
+from gptq_diff.session.stress_report import SkippedKernel, Stressed, StressReport
 from gptq_diff.suggest import nearest as nearest_name
 
 if TYPE_CHECKING:
@@ -37,57 +37,6 @@ KERNELS = {
     "gptqmodel-exllamav2": "gptqmodel-exllamav2",
 }
 """Preset -> the kernel that does its linears, outside any engine."""
-
-
-@dataclass(frozen=True)
-class Stressed:
-    """One linear on one kernel, with the call whose input it was."""
-
-    backend: str
-    layer: str
-    prompt: str
-    step: int
-    rows: int
-    stood: Stood
-
-    def to_json(self) -> dict[str, Any]:
-        """Flat, as `--json` prints it."""
-        place = {"backend": self.backend, "layer": self.layer, "prompt": self.prompt, "step": self.step}
-        return {**place, "rows": self.rows, **asdict(self.stood), "computed": self.stood.computed}
-
-
-@dataclass(frozen=True)
-class SkippedKernel:
-    """A kernel that was asked for and is not there, and why."""
-
-    backend: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class StressReport:
-    """What came of it.
-
-    rows: kernel by kernel, the linears with the least headroom first. refused: linears that a kernel does not take.
-    skipped: kernels that are not here.
-    """
-
-    rows: tuple[Stressed, ...]
-    refused: dict[str, tuple[SkippedLayer, ...]]
-    skipped: tuple[SkippedKernel, ...]
-
-    @property
-    def broke(self) -> bool:
-        """Whether any kernel came to its end."""
-        return any(row.stood.broke for row in self.rows)
-
-    def to_json(self) -> dict[str, Any]:
-        """As `--json` prints it."""
-        return {
-            "schema_version": 1, "rows": [row.to_json() for row in self.rows],
-            "refused": {name: [asdict(one) for one in layers] for name, layers in self.refused.items()},
-            "skipped": [asdict(one) for one in self.skipped],
-        }  # fmt: skip
 
 
 def check_backends(names: str) -> tuple[str, ...]:
@@ -122,35 +71,49 @@ def stress_run(
             skipped.append(SkippedKernel(backend, str(e)))
             continue
         support = {spec.name: kernel.supports(spec) for spec in specs}
-        refused[backend] = tuple(SkippedLayer(name, s.reason) for name, s in support.items() if not s.ok)
+        said = [SkippedLayer(name, s.reason) for name, s in support.items() if not s.ok]
         taken = [spec for spec in specs if support[spec.name].ok]
         progress(f"{backend}: looking for the linears with the least headroom")
-        for _, spec, call in sorted(_nearest_calls(checkpoint, kernel, taken, inputs), key=lambda one: one[0])[:top]:
+        for _, spec, call in sorted(_nearest_calls(checkpoint, kernel, taken, inputs, said), key=lambda one: one[0])[
+            :top
+        ]:
             progress(f"{backend}: {spec.name}")
             stood = stress(kernel, checkpoint.packed(spec.name), call.x_MK)
             if stood is not None:
                 rows.append(Stressed(backend, spec.name, call.prompt, call.step, len(call.x_MK), stood))
+        refused[backend] = tuple(said)
     return StressReport(tuple(rows), {name: layers for name, layers in refused.items() if layers}, tuple(skipped))
 
 
 def _nearest_calls(
-    checkpoint: Checkpoint, kernel: Kernel, specs: Sequence[LayerSpec], inputs: CapturedInputs
-) -> Iterator[tuple[float, LayerSpec, InputOf]]:
-    """(bits, linear, the call that comes nearest) of every linear that has any sum."""
+    checkpoint: Checkpoint, kernel: Kernel, specs: Sequence[LayerSpec], inputs: CapturedInputs,
+    refused: list[SkippedLayer],
+) -> Iterator[tuple[float, LayerSpec, InputOf]]:  # fmt: skip
+    """(bits, linear, the call that comes nearest) of every linear that has any sum; what a kernel refuses is noted."""
     for spec in specs:
         linear = checkpoint.packed(spec.name)
-        paths: dict[int, str] = {}  # by rows, which pick the path where a kernel has several
-        calls: dict[str, list[InputOf]] = {}
-        for call in inputs.calls(spec.name):
-            rows = len(call.x_MK)
-            if rows and rows not in paths:
-                paths[rows] = kernel.multiply(call.x_MK, linear).path
-            if rows:
-                calls.setdefault(paths[rows], []).append(call)
+        try:
+            calls = _by_path(kernel, linear, inputs.calls(spec.name))
+        except BackendError as e:
+            refused.append(SkippedLayer(spec.name, str(e)))
+            continue
         found = [_nearest_call(path, of_path, linear) for path, of_path in calls.items()]
         best = min((one for one in found if one is not None), key=lambda one: one[0], default=None)
         if best is not None:
             yield best[0], spec, best[1]
+
+
+def _by_path(kernel: Kernel, linear: PackedLinear, calls: Sequence[InputOf]) -> dict[str, list[InputOf]]:
+    """Calls by the path that they take, which their rows pick where a kernel has several."""
+    paths: dict[int, str] = {}
+    found: dict[str, list[InputOf]] = {}
+    for call in calls:
+        rows = len(call.x_MK)
+        if rows and rows not in paths:
+            paths[rows] = kernel.multiply(call.x_MK, linear).path
+        if rows:
+            found.setdefault(paths[rows], []).append(call)
+    return found
 
 
 def _nearest_call(path: str, calls: Sequence[InputOf], linear: PackedLinear) -> tuple[float, InputOf] | None:

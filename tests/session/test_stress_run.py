@@ -5,11 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from gptq_diff.checkpoint.packed import PackedLinear
 from gptq_diff.checkpoint.reader import open_checkpoint
-from gptq_diff.errors import UsageError
+from gptq_diff.errors import BackendError, UsageError
+from gptq_diff.kernels.base import Product
+from gptq_diff.kernels.sim_exllama import SimExllama
+from gptq_diff.records import LayerSpec, Support
+from gptq_diff.session import stress_run as stress_module
 from gptq_diff.session.captured_inputs import inputs_of_run
-from gptq_diff.session.stress_run import KERNELS, StressReport, check_backends, stress_run
+from gptq_diff.session.stress_report import StressReport
+from gptq_diff.session.stress_run import KERNELS, check_backends, stress_run
 from tests.session.in_process import FIRST, SECOND, asked, run
 
 
@@ -65,6 +72,26 @@ def test_a_kernel_that_is_not_here(shifted_model: Path, captured: Path) -> None:
     report = stressed(shifted_model, captured, "vllm-exllama,sim-exllama", top=1)
     assert [skipped.backend for skipped in report.skipped] == ["vllm-exllama"]
     assert [row.backend for row in report.rows] == ["sim-exllama"]
+
+
+def test_a_linear_that_a_kernel_refuses(shifted_model: Path, captured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its shape or when it sees the weight: with the reason, and the others are measured."""
+
+    class Picky(SimExllama):
+        def supports(self, spec: LayerSpec) -> Support:
+            return Support(ok="o_proj" not in spec.name, reason="no o_proj")
+
+        def multiply(self, x_MK: torch.Tensor, linear: PackedLinear) -> Product:
+            if "v_proj" in linear.spec.name:
+                raise BackendError("no v_proj")
+            return super().multiply(x_MK, linear)
+
+    monkeypatch.setattr(stress_module, "make_kernel", lambda _: Picky(0))
+    report = stressed(shifted_model, captured, "sim-exllama", "*.0.self_attn.*")
+    assert {one.name.rpartition(".")[2]: one.reason for one in report.refused["sim-exllama"]} == {
+        "o_proj": "no o_proj", "v_proj": "no v_proj",
+    }  # fmt: skip
+    assert {row.layer.rpartition(".")[2] for row in report.rows} == {"q_proj", "k_proj"}
 
 
 @pytest.mark.parametrize("names", ["sim-exlama", "", "vllm", "hf-original"])
