@@ -264,6 +264,11 @@ class Workaround:
     works: bool | None
     detail: str
 
+    @staticmethod
+    def run(name: str, detail: str, *, works: bool) -> Workaround:
+        """One that was tried."""
+        return Workaround(name=name, tried=True, works=works, detail=detail)
+
 
 @dataclass(frozen=True)
 class Between:

@@ -42,6 +42,8 @@ def show(report: dict[str, Any]) -> None:
         for e in result["experiments"]:
             figures = ", ".join(f"{k} {v:.4g}" for k, v in e["figures"].items() if v is not None)
             print(f"    {e['name']:13}{'; '.join(e['evidence'])}  [{figures}]")
+        for w in result["workarounds"]:
+            print(f"    {w['name']}: {w['works']}: {w['detail']}")
         for finding in result["findings"]:
             print(f"    -> {finding['cause']} ({finding['confidence']})")
     for skipped in report["skipped_backends"]:

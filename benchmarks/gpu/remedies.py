@@ -6,6 +6,8 @@ On SmolLM2 with the gain shift 11:19:4, under which vLLM's fused path overflows:
   the verdict changes.
 - `fix`: `gptq-diff model fix --gain-shift auto` writes a checkpoint with headroom, and the unpatched fused path runs it.
 
+- `workarounds`: the main job with `--workarounds all`: what was tried gave the reference's tokens, or did not.
+
 Each leaves a report.json in DIR; `--backends` takes simulators for a rehearsal without a GPU.
 """
 
@@ -57,8 +59,9 @@ def main() -> None:
     parser.add_argument("--smollm2", type=Path, required=True, help="what `gptq-diff model build smollm2` wrote")
     parser.add_argument("--place", type=Path, default=Path("runs"), help="for models and tensors")
     parser.add_argument("--backends", default="vllm-gptq,vllm-exllama")
+    parser.add_argument("--beside", default="vllm-reconstruct", help="more backends for the workarounds")
     parser.add_argument("--sweep", default="46:55")
-    parser.add_argument("--part", nargs="*", default=["sweep", "fix"])
+    parser.add_argument("--part", nargs="*", default=["sweep", "fix", "workarounds"])
     asked = parser.parse_args()
     asked.place.mkdir(parents=True, exist_ok=True)
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -70,6 +73,9 @@ def main() -> None:
     if "sweep" in asked.part:
         backend = asked.backends.split(",")[0]
         run("sweep", shifted, short, f"hf-fp32,{backend}", asked, "--sweep-tokens", asked.sweep)
+    if "workarounds" in asked.part:
+        backends = f"hf-fp32,hf-fp16,{asked.backends},{asked.beside}"
+        run("workarounds", shifted, prompts, backends.rstrip(","), asked, "--workarounds", "all")
     if "fix" in asked.part:
         run("fixed", fix(shifted, prompts, asked), prompts, f"hf-fp32,{asked.backends}", asked)
 

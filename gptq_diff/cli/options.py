@@ -131,6 +131,14 @@ Experiments = Annotated[
         "failing backends of other engines than the transformers one, for none, or for all backends, sound ones too.",
     ),
 ]
+Workarounds = Annotated[
+    ExperimentsMode,
+    typer.Option(
+        "--workarounds",
+        help="Try what helps where a backend fails: a longer prompt in the same load and the run's other backends, "
+        "nothing, or a checkpoint with more headroom in a load of its own too.",
+    ),
+]
 Repeats = Annotated[
     int, typer.Option("--repeats", min=1, help="Run every prompt so often; from 2 on determinism is judged.")
 ]

@@ -20,6 +20,7 @@ from gptq_diff.report.experiments import experiment_lines
 from gptq_diff.report.headroom import headroom_lines
 from gptq_diff.report.quantisation import quantisation_line, quantisation_table
 from gptq_diff.report.sweeps import at_the_changes, sweep_lines
+from gptq_diff.report.workarounds import workaround_lines
 from gptq_diff.text import one_line
 
 LARGEST = 65504.0
@@ -88,6 +89,8 @@ def show(
             console.print(Text(f"  {line}", style="dim"))
     for line in (*_skipped_layers(report.results), *_skipped_intervals(report.results)):
         console.print(Text(line, style="yellow"))
+    for line in workaround_lines(report):
+        console.print(Text(line))
     for line in headroom_lines(report):
         console.print(Text(line))
     for line in report.left_out:
@@ -131,6 +134,10 @@ def verdict_panel(report: Report) -> RenderableType:
                     "green",
                 )
             )
+    worst = worst_result(report)
+    helped = [w.name for w in worst.workarounds if w.works] if worst is not None else []
+    if helped:
+        lines.append(Text(f"These workarounds were tried and work here: {', '.join(helped)}.", "green"))
     return Panel(
         Group(*lines),
         title=Text(f"verdict: {verdict.status}"),

@@ -39,7 +39,8 @@ class Asked:
     capture: "auto", "full" or "stats"; capture_budget in bytes.
     tensor_parallel: processes that share a model, for the engines that can; the others use one.
     sweep: the lengths that the prompts were brought to (--sweep-tokens).
-    experiments: "auto", "off" or "all" (gptq_diff.session.live_subjects).
+    experiments: "auto", "off" or "all" (gptq_diff.session.live_subjects). workarounds: the same words
+    (gptq_diff.session.workarounds).
     """
 
     model: Path
@@ -63,6 +64,7 @@ class Asked:
     original: Path | None = None
     sweep: Lengths | None = None
     experiments: str = "auto"
+    workarounds: str = "auto"
 
 
 @dataclass(frozen=True)

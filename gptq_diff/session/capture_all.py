@@ -21,6 +21,7 @@ from gptq_diff.session.asked import Asked, Backend, BackendRecord, RunRecord
 from gptq_diff.session.devices import device_of, gpu_variables
 from gptq_diff.session.live_load import Live
 from gptq_diff.session.original import original_info
+from gptq_diff.session.workarounds import OFF, ROWS
 from gptq_diff.stage import stage_package
 
 SHARING = frozenset({"vllm"})
@@ -111,6 +112,7 @@ def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forc
         trust_remote_code=asked.trust_remote_code, threads=asked.threads, seed=asked.seed, events="",
         parent=os.getpid(), jobs=jobs, route=first.route,
         tensor_parallel=asked.tensor_parallel if first.engine in SHARING else 1,
+        room=ROWS + asked.max_new_tokens if asked.workarounds != OFF else 0,
         original=str(asked.original) if first.kernel == ORIGINAL and asked.original is not None else "",
     )  # fmt: skip
     variables = worker_variables(first.engine, asked.device)

@@ -24,6 +24,7 @@ from gptq_diff.session.determinism import settle
 from gptq_diff.session.experiments_store import with_experiments
 from gptq_diff.session.headroom_file import headroom_file, nearest_of_all, noted, read_headroom
 from gptq_diff.session.sweep import sweeps
+from gptq_diff.session.workarounds import with_workarounds
 
 if TYPE_CHECKING:
     from gptq_diff.checkpoint.reader import Checkpoint
@@ -95,6 +96,7 @@ def report_run(run: RunDir, record: RunRecord, decoder: Decoder) -> Report:
         result = with_intervals(result, between)
         result = with_experiments(noted(result, measured[backend, prompt]), run)
         results.append(settle(result, run, backends[backend].finished, judgements))
+    results = with_workarounds(results, run, record.reference)
     for reader in readers.values():
         reader.close()
     infos = tuple(PromptInfo(p.id, p.tokens, p.sha256) for p in prompts)

@@ -26,6 +26,11 @@ class Decoder:
             return self._known.get(tokens)
         return clean(str(self._tokenizer.decode(list(tokens), skip_special_tokens=False)))
 
+    def single_token(self, text: str) -> int | None:
+        """The id of a text that is one token; None where it is not, or there is no tokenizer."""
+        ids = [] if self._tokenizer is None else self._tokenizer.encode(text, add_special_tokens=False).ids
+        return int(ids[0]) if len(ids) == 1 else None
+
     @cached_property
     def _tokenizer(self) -> Any:
         file = self._model_dir / "tokenizer.json" if self._model_dir is not None else None

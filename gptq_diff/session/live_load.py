@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.compare.judge_run import Key, judge_captures, open_captures
-from gptq_diff.jobs import LinearJob
+from gptq_diff.jobs import AnyJob
 from gptq_diff.judged_file import write_judged
+from gptq_diff.records import Judgement
 from gptq_diff.session.asked import Backend
 from gptq_diff.session.live import Experiments
 from gptq_diff.session.live_subjects import OFF, chosen, concerned, subjects
+from gptq_diff.session.workarounds import Padding
 
 if TYPE_CHECKING:
     from gptq_diff.checkpoint.reader import Checkpoint
@@ -21,15 +23,20 @@ if TYPE_CHECKING:
 class Live:
     """Makes the experiments of one run. mode: --experiments. judge, loaded: as the judge takes them.
 
+    padding: tries longer prompts besides; None where workarounds are not wanted.
     judged: captures that have been judged on the way, with the seconds that it took; their judgements are stored.
     """
 
-    def __init__(self, run: RunDir, mode: str, reference: str, judge: Checkpoint, loaded: Checkpoint) -> None:
+    def __init__(
+        self, run: RunDir, mode: str, reference: str, judge: Checkpoint, loaded: Checkpoint,
+        padding: Padding | None = None,
+    ) -> None:  # fmt: skip
         self.run = run
         self.mode = mode
         self.reference = reference
         self.judge = judge
         self.loaded = loaded
+        self.padding = padding
         self.judged: dict[Key, float] = {}
 
     def of_load(self, backends: Sequence[Backend], prompts: Sequence[str]) -> OfLoad | None:
@@ -47,19 +54,26 @@ class OfLoad:
         self._prompts = prompts
         self._experiments: Experiments | None = None
 
-    def __call__(self, outcomes: Sequence[Outcome]) -> list[LinearJob]:
+    def __call__(self, outcomes: Sequence[Outcome]) -> list[AnyJob]:
         """First the captures are judged and the experiments begun, then they go on."""
+        padding = self._live.padding
         if self._experiments is None:
-            self._experiments = self._begin(outcomes)
-            return self._experiments.first()
-        return self._experiments.further(outcomes)
+            self._experiments, judged = self._begin(outcomes)
+            longer = [] if padding is None else padding.first(judged, self._kernels)
+            return [*longer, *self._experiments.first()]
+        if padding is not None:
+            padding.collect(outcomes)
+        return list(self._experiments.further(outcomes))
 
     def close(self, outcomes: Sequence[Outcome]) -> None:
         """The load has ended."""
+        if self._live.padding is not None:
+            self._live.padding.collect(outcomes)
         if self._experiments is not None:
             self._experiments.close(outcomes)
 
-    def _begin(self, outcomes: Sequence[Outcome]) -> Experiments:
+    def _begin(self, outcomes: Sequence[Outcome]) -> tuple[Experiments, dict[Key, list[Judgement]]]:
+        """The captures judged, and the experiments on them."""
         live = self._live
         finished = {o.backend: frozenset(o.finished) for o in outcomes}
         own = [(b, p) for b in self._kernels for p in self._prompts if p in finished.get(b, ())]
@@ -74,4 +88,4 @@ class OfLoad:
         found = subjects(live.run, chosen(judged, live.mode), captures, self._kernels, live.judge, live.loaded)
         for captured in opened.values():
             captured.reader.close()
-        return Experiments(live.run, found, live.judge, live.loaded)
+        return Experiments(live.run, found, live.judge, live.loaded), judged

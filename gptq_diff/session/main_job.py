@@ -18,9 +18,11 @@ from gptq_diff.session.capture_all import capture_all, start_record
 from gptq_diff.session.compare_run import finished_captures, judge_run, report_run
 from gptq_diff.session.decode import Decoder
 from gptq_diff.session.diagnose_run import diagnose_run
+from gptq_diff.session.fixed_checkpoint import try_fixed_checkpoint
 from gptq_diff.session.headroom_run import measure_headroom
 from gptq_diff.session.keep import keep_what_was_asked
 from gptq_diff.session.live_load import Live
+from gptq_diff.session.workarounds import OFF, Padding
 
 
 class Watcher(Protocol):
@@ -40,24 +42,30 @@ def run_job(asked: Asked, run: RunDir, watcher: Watcher) -> Report:
         if asked.reference_model != asked.model:
             judge = open_checkpoint(asked.reference_model, trust_remote_code=asked.trust_remote_code)
         record = start_record(asked, model, judge)
-        live = Live(run, asked.experiments, asked.reference, judge, model)
+        padding = None
+        if asked.workarounds != OFF:
+            padding = Padding(run, asked.prompts, asked.max_new_tokens, asked.reference, judge, model)
+        live = Live(run, asked.experiments, asked.reference, judge, model, padding)
         record = capture_all(asked, run, record, watcher.worker, live)
-        return compare_and_write(run, record, judge, model, watcher, live.judged)
+        return compare_and_write(run, record, judge, model, watcher, live.judged, asked)
 
 
 def compare_and_write(
     run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint, watcher: Watcher,
-    known: Mapping[Key, float] = MappingProxyType({}),
+    known: Mapping[Key, float] = MappingProxyType({}), asked: Asked | None = None,
 ) -> Report:  # fmt: skip
     """Judge, say why, report, drop tensors that --capture does not ask for: last, since all else reads them.
 
-    known: as in judge_run.
+    known: as in judge_run. asked: for workarounds that need loads of their own; None for none.
     """
     record = judge_run(run, record, judge, loaded, watcher.judging, known).noted(record)
     record = judge_intervals(run, record, finished_captures(record, run), judge)
     diagnose_run(run, record, judge, loaded)
     measure_headroom(run, record, finished_captures(record, run), judge, loaded)
-    report = report_run(run, record, Decoder(loaded.path))
+    decoder = Decoder(loaded.path)
+    report = report_run(run, record, decoder)
+    if asked is not None and try_fixed_checkpoint(asked, run, report, loaded, lambda a, to: run_job(a, to, watcher)):
+        report = report_run(run, record, decoder)
     left_out = keep_what_was_asked(run, record)
     return write(run, replace(record, left_out=left_out, state="finished"), replace(report, left_out=left_out))
 
