@@ -466,7 +466,7 @@ class TestOptions:
         assert caught.value.hint == "Write a number and a unit: 500MB, 2GB, 1.5GiB."
 
     def test_every_shared_option_has_a_name_of_the_contract(self) -> None:
-        """contract.md, Options."""
+        """contract.md, Options, and CHANGELOG.md for those that were added."""
         names = {
             decl
             for alias in vars(options).values()
@@ -486,7 +486,7 @@ class TestOptions:
                 "--seed",
                 "--original",
             ),
-            "--tensor-parallel-size",
+            *("--tensor-parallel-size", "--sweep-tokens", "--experiments", "--workarounds"),
             *("--allow-skip", "--json", "--quiet", "--verbose", "--full-hash"),
         }
 
