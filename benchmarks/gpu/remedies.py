@@ -4,7 +4,7 @@ On SmolLM2 with the gain shift 11:19:4, under which vLLM's fused path overflows:
 
 - `sweep`: `gptq-diff run --sweep-tokens A:B` with vLLM's own choice of path, from one load; the lengths at which
   the verdict changes.
-- `fix`: `gptq-diff model fix --gain-shift auto` writes a checkpoint with headroom, and the unpatched fused path runs it.
+- `fix`: `gptq-diff model fix --gain-shift auto` writes a checkpoint with headroom; the unpatched fused path runs it.
 
 - `workarounds`: the main job with `--workarounds all`: what was tried gave the reference's tokens, or did not.
 
