@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.document import measured_on
 from benchmarks.faults import tables
-from benchmarks.faults.plant.catalogue import NOT_PLANTED
+from benchmarks.faults.plant.catalogue import NOT_ON_REAL, NOT_PLANTED
 from benchmarks.faults.score import alarms
 from gptq_diff.compare.figures import FACTOR
 
@@ -64,6 +64,7 @@ def page(result: dict[str, Any]) -> str:
     lines += ["## Sensitivity", "", *curve(found), "## Best finding for each planted cause", "", *confusion(found)]
     lines += ["## Misses", "", *misses(result), "## Kinds that are not planted", ""]
     lines += [f"- `{kind}`: {why}." for kind, why in NOT_PLANTED.items()]
+    lines += [f"- On real engines not `{kind}`: {why}." for kind, why in NOT_ON_REAL.items()]
     return "\n".join([*lines, ""])
 
 
@@ -128,14 +129,12 @@ def misses(result: dict[str, Any]) -> list[str]:
     """Each with what replays it alone."""
     by_id = {record["id"]: record for record in result["records"]}
     summary = result["summary"]
-    wrong = [*summary["misses"], *summary["false_alarms"], *summary["reference_alarms"]]
-    if not wrong:
+    false = [*summary["false_alarms"], *summary["reference_alarms"]]
+    if not summary["misses"] and not false:
         return ["None.", ""]
     lines = [f"Replay one: `python -m benchmarks.faults --seed {result['seed']} --only ID`.", "", "```"]
-    for name in wrong:
-        record = by_id[name]
-        said = "; ".join(alarms(record))
-        lines.append(f"{name}: false alarm, {said}" if said else tables.miss(record))
+    lines += [tables.miss(by_id[name]) for name in summary["misses"]]
+    lines += [f"{name}: false alarm, {'; '.join(alarms(by_id[name]))}" for name in false]
     return [*lines, "```", ""]
 
 

@@ -184,6 +184,8 @@ def _attempt(place: Place, rng: np.random.Generator, drawn_as: str, kinds: tuple
             raise Unplantable("it would have to be planted in the engine's own code")
         model = Overlay(model, faults[-1])
     _compatible(faults)
+    if drawn_as == PAIRED_MODEL and set(faults[0].layers) & set(faults[1].layers):
+        raise Unplantable("both are in one linear")
     return Drawn(run, " and ".join(dict.fromkeys(chosen)), drawn_as, tuple(faults))
 
 

@@ -64,7 +64,9 @@ def by_place(above: Sequence[tuple[Json, Score]]) -> dict[str, Any]:
     """The same by the engine that ran, and by how it was planted."""
     groups: dict[str, list[Score]] = defaultdict(list)
     for record, s in above:
-        groups[f"{record['place']}, in {'the checkpoint' if record['way'] == 'bytes' else 'the engine'}"].append(s)
+        where = {"process": "transformers"}.get(record["place"], record["place"])
+        how = {"bytes": "the checkpoint", "engine": "the engine"}.get(record["way"], "both")
+        groups[f"{where}, in {how}"].append(s)
     return {
         place: {"exact": counted(s.exact for s in found), "cause": counted(s.cause for s in found)}
         for place, found in sorted(groups.items())

@@ -38,6 +38,14 @@ NOT_PLANTED = {
     "it (a kernel that adds its slices of K in another order each time), and it must raise no alarm",
 }
 """Kind -> why it is not planted."""
+NOT_ON_REAL = {
+    "accumulator-overflow": "no kernel that they have for a CPU accumulates in half",
+    "all-reduce": "it takes ranks; two of them are played in the transformers engine instead",
+    "zero-point-shift": "vLLM's kernel for a CPU takes symmetric checkpoints and reads no zero point (the others do)",
+    "ambiguous-zero": "the same of vLLM; GPTQModel and auto_gptq read such zero points as 0 by themselves, so there "
+    "the sound checkpoint shows it",
+}
+"""Kind -> why not, or not on all of them."""
 
 IN_ONE_LAYER = (
     ("zero-point-shift", "scale-group"), ("zero-point-shift", "dtype"), ("zero-point-shift", "clamp"),
