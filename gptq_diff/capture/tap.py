@@ -228,10 +228,10 @@ class Tap:
         last = self._last
         if last is not None and last.x_MK is x_MK:
             flat, shared, changed = copied(None, y_MN), last.layer, ~last.same_bits().all()
-            copy = Copied(flat, rows, 0, widths)
+            copy = Copied(flat, rows, 0, widths, y_MN.shape[0])
         else:
             flat, shared, changed = copied(x_MK, y_MN), None, None
-            copy = Copied(flat, rows, inner, widths)
+            copy = Copied(flat, rows, inner, widths, y_MN.shape[0])
             self._last = _Input(x_MK, flat, stored_name(layers[0], part))
         self._waiting.append(_Waiting(layers, indexes, path, part, first, inner, copy, shared, changed))
         self._waiting_bytes += flat.nbytes

@@ -41,7 +41,7 @@ def test_figures_are_those_of_every_part_by_itself(dtype: torch.dtype) -> None:
             y_MN[2, 6], x_MK[2, 4] = -INF, NAN
         with_x = place != 6
         flat = copied(x_MK if with_x else None, y_MN)
-        copies.append(Copied(flat, rows, inner if with_x else 0, widths))
+        copies.append(Copied(flat, rows, inner if with_x else 0, widths, rows))
         parts = torch.split(y_MN, list(widths), dim=1)
         expected.append((plain(x_MK) if with_x else None, tuple(plain(part) for part in parts)))
     found = largest_values(copies)
@@ -53,7 +53,7 @@ def test_a_copy_holds_what_was_there() -> None:
     draw = torch.Generator().manual_seed(1)
     x_MK, y_MN = (torch.randn((k, 3), generator=draw).t() for k in (8, 6))
     before = x_MK.clone(), y_MN.clone()
-    copy = Copied(copied(x_MK, y_MN), 3, 8, (4, 2))
+    copy = Copied(copied(x_MK, y_MN), 3, 8, (4, 2), 3)
     x_MK.zero_()
     y_MN.zero_()
     assert torch.equal(copy.x_copy(), before[0])
@@ -65,7 +65,7 @@ def test_nothing_has_no_largest_value() -> None:
     """No calls, no rows."""
     assert largest_values([]) == []
     empty = torch.empty((0, 4))
-    found = largest_values([Copied(copied(empty, empty), 0, 4, (3, 1))])
+    found = largest_values([Copied(copied(empty, empty), 0, 4, (3, 1), 0)])
     assert [(one.x, one.y) for one in found] == [(0.0, (0.0, 0.0))]
 
 

@@ -16,7 +16,7 @@ LAYERS = ("q", "k", "v", "a", "b", "o", "gate", "up", "down")
 
 
 def one_prompt(tap: Tap) -> None:
-    """Two steps of a block: q, k, v share an input, gate and up another; NaN and infinities; a buffer used again."""
+    """Two steps of a block with biases: q, k, v share an input, gate and up another; NaN, infinities, a buffer again."""
     draw = torch.Generator().manual_seed(0)
 
     def values(rows: int, columns: int) -> torch.Tensor:
@@ -35,6 +35,9 @@ def one_prompt(tap: Tap) -> None:
         for name in ("gate", "up"):
             tap.record(name, z, values(rows, 16).t().contiguous().t(), "slow")
         tap.record("down", values(rows, 16), values(rows, 8), "fast")
+        if tap.asks_bias:  # two rows before the addition, one after it
+            for name in ("q", "k", "v"):
+                tap.record_bias(name, values(2, 4), values(1, 4))
         tap.end_step()
 
 

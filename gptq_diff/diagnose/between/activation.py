@@ -8,6 +8,10 @@ import torch
 
 from gptq_diff.diagnose.between.computed import Computed, Precision, finite_rows
 
+VANISHES = 2.0**-126
+"""Share of a gate below which an activation may give 0: exp(-gate) passes float32's largest value at a gate of -88, and
+torch's silu in float32 is 0 from there on, where the exact one is gate * exp(gate)."""
+
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
 KNOWN: dict[str, Activation] = {
@@ -32,4 +36,5 @@ def gated(gate_TN: torch.Tensor, up_TN: torch.Tensor, activation: Activation, pr
     exact = activation(gate).mul_(up)
     variance = exact.square().mul_(2.0 * precision.rms**2)
     variance += precision.least**2 * (up.square() + 1.0)
+    variance += (gate * up * VANISHES).square_()
     return Computed(exact, variance, ok_T, torch.zeros_like(ok_T), float(largest_T.amax()))

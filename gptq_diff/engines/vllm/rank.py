@@ -36,11 +36,13 @@ class Rank:
         self._linears = fused_linears(model, checkpoint.layers, proof.ranks)
         _all_proved(self._linears, proof)
         self._choice = Choice()
+        self._bias_rows: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._guard: PathGuard | None = None
 
     def use_kernel(self, name: str) -> None:
         """Check every module's kernel against the mode, and prepare to force its path."""
         self._choice = choose(name, self._linears)
+        self._bias_rows = {}
         gemm = [linear for linear in self._choice.judged if linear.path == GEMM]
         if gemm and self._guard is None:
             self._guard = PathGuard(vllm_ops(), str(next(gemm[0].module.parameters()).device))
@@ -91,17 +93,32 @@ class Rank:
             yield
 
     def _bias_tap(self, tap: Tap) -> BiasTap | None:
-        """Of a whole model alone: ranks add shares of a bias, or leave it to one of them."""
+        """Of a whole model alone: ranks add shares of a bias, or leave it to one of them.
+
+        A bias does not depend on the prompt: the kernel is asked with the first prompt whose row is finite, and what it
+        gave then stands for the others.
+        """
 
         def seen(linear: FusedLinear, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> None:
             if self._guard is not None:
                 self._guard.taken()  # these calls were not the engine's own
+            if bool(torch.isfinite(product_RN).all()):
+                self._bias_rows[linear.name] = (product_RN, with_bias_1N)
+            hand_on(linear, product_RN, with_bias_1N)
+
+        def again(linear: FusedLinear) -> bool:
+            known = self._bias_rows.get(linear.name)
+            if known is not None:
+                hand_on(linear, *known)
+            return known is not None
+
+        def hand_on(linear: FusedLinear, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> None:
             for part in linear.parts:
                 if part.spec.has_bias:
                     columns = slice(part.first, part.last)
                     tap.record_bias(part.spec.name, product_RN[:, columns], with_bias_1N[:, columns])
 
-        return BiasTap(lambda: tap.asks_bias, seen) if self._proof.ranks == 1 else None
+        return BiasTap(lambda: tap.asks_bias, again, seen) if self._proof.ranks == 1 else None
 
     def _recorder(self, steps: Steps, tap: Tap) -> Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]:
         kernels = {linear.name: (linear.path, fused(linear)) for linear in self._choice.judged}

@@ -25,11 +25,12 @@ Seen = Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]
 class BiasTap:
     """Sees what vLLM's own call gives with the bias, on the first row alone, run once more for this.
 
-    asks: whether it wants to see it now. seen: called with the module's record, two runs without bias [2, N], and one
-    with it [1, N].
+    asks: whether it wants to see it now. again: hands on what this module gave before under the same kernel, and says
+    whether there was any. seen: called with the module's record, two runs without bias [2, N], and one with it [1, N].
     """
 
     asks: Callable[[], bool]
+    again: Callable[[FusedLinear], bool]
     seen: Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]
 
 
@@ -63,7 +64,7 @@ def _wrapped(
             return apply(layer, x, bias)
         y = apply(layer, x, None)
         seen(linear, in_rows(x), in_rows(y))
-        if bias is not None and of_bias is not None and of_bias.asks():
+        if bias is not None and of_bias is not None and of_bias.asks() and not of_bias.again(linear):
             row = in_rows(x)[:1].contiguous()
             twice = torch.cat([in_rows(apply(layer, row, None)) for _ in range(2)])
             of_bias.seen(linear, twice, in_rows(apply(layer, row, bias)))
