@@ -17,7 +17,7 @@ class Copied(NamedTuple):
     """One kernel call's input and output, as they were right after it (a tuple: a dataclass takes longer to make).
 
     flat: the values of x row by row, then those of y. rows: M. inner: K, or 0 where x is not in it. widths: columns of
-    each linear whose output lies in y, side by side. out_rows: rows of y; as many as x has for a kernel's product, fewer
+    each linear whose output lies in y, side by side. out_rows: rows of y; as many as of x for a kernel's product, fewer
     for a step after it.
     """
 

@@ -16,7 +16,7 @@ LAYERS = ("q", "k", "v", "a", "b", "o", "gate", "up", "down")
 
 
 def one_prompt(tap: Tap) -> None:
-    """Two steps of a block with biases: q, k, v share an input, gate and up another; NaN, infinities, a buffer again."""
+    """Two steps of a block with biases: q, k, v share an input, gate and up another; NaN, inf, a buffer again."""
     draw = torch.Generator().manual_seed(0)
 
     def values(rows: int, columns: int) -> torch.Tensor:
