@@ -28,11 +28,8 @@ def read_between(path: Path) -> Between | None:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         return Between(
-            tuple(
-                Judgement(**{**j, "first_index": tuple(j["first_index"]) if j["first_index"] else None})
-                for j in raw["judgements"]
-            ),
-            tuple(Finding(**{**f, "evidence": tuple(f["evidence"])}) for f in raw["findings"]),
+            tuple(Judgement.from_json(j) for j in raw["judgements"]),
+            tuple(Finding.from_json(f) for f in raw["findings"]),
             dict(raw["skipped"]),
         )
     except FileNotFoundError:

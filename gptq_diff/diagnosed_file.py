@@ -23,7 +23,7 @@ def read_findings(path: Path) -> tuple[Finding, ...] | None:
     """The findings, None when that capture was never diagnosed, CaptureError for a damaged file."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(Finding(**{**row, "evidence": tuple(row["evidence"])}) for row in rows)
+        return tuple(Finding.from_json(row) for row in rows)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as e:

@@ -34,8 +34,6 @@ def read_judged(path: Path) -> list[Judgement]:
 
 def _judgement(path: Path, number: int, line: str) -> Judgement:
     try:
-        raw = json.loads(line)
-        raw["first_index"] = tuple(raw["first_index"]) if raw["first_index"] else None
-        return Judgement(**raw)
+        return Judgement.from_json(json.loads(line))
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise CaptureError(f"{path}, line {number}, is damaged: {e}", "remove it, then `gptq-diff compare`") from e

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,11 @@ class Judgement:
     max_abs: float
     part: str = ""
 
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Judgement:
+        """From what `asdict` gave; TypeError or KeyError for anything else."""
+        return cls(**{**raw, "first_index": tuple(raw["first_index"]) if raw["first_index"] else None})
+
     @property
     def stored(self) -> str:
         """The name that the call's tensors are stored under in its capture."""
@@ -217,6 +223,11 @@ class Finding:
     evidence: tuple[str, ...]
     layer: str | None
     summary: str = ""
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Finding:
+        """From what `asdict` gave; TypeError or KeyError for anything else."""
+        return cls(**{**raw, "evidence": tuple(raw["evidence"])})
 
 
 @dataclass(frozen=True)

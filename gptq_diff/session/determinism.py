@@ -49,7 +49,7 @@ def _all_kept(run: RunDir, result: Result, repeats: int, judgements: Sequence[Ju
 
 def _read(path: Path) -> tuple[Finding, ...]:
     try:
-        return tuple(Finding(f["cause"], f["confidence"], tuple(f["evidence"]), f["layer"]) for f in read_json(path))
+        return tuple(Finding.from_json(f) for f in read_json(path))
     except (TypeError, KeyError) as e:
         raise CaptureError(f"{path} is damaged: {e}", "run the capture again") from e
 

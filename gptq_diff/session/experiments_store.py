@@ -56,7 +56,7 @@ def _experiment(file: Path) -> Experiment:
         values = {
             **raw,
             "evidence": tuple(raw["evidence"]),
-            "finding": None if finding is None else Finding(**{**finding, "evidence": tuple(finding["evidence"])}),
+            "finding": None if finding is None else Finding.from_json(finding),
             "ranges": tuple(RowRange(**r) for r in raw["ranges"]),
         }
         return Experiment(**values)

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from gptq_diff.capture.run_dir import RunDir
+from gptq_diff.capture.store import write_json
 from gptq_diff.compare.judge_run import Key
 from gptq_diff.errors import CaptureError
 from gptq_diff.records import Headroom, Result
@@ -24,12 +25,9 @@ def headroom_file(run: RunDir, key: Key) -> Path:
 
 def write_headroom(path: Path, layers: dict[str, list[Headroom]]) -> None:
     """Write whole or not at all; nothing where nothing was measured."""
-    if not layers:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({name: [asdict(row) for row in rows] for name, rows in layers.items()}, indent=1))
-    part.replace(path)
+    if layers:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {name: [asdict(row) for row in rows] for name, rows in layers.items()})
 
 
 def read_headroom(path: Path) -> dict[str, list[Headroom]]:
