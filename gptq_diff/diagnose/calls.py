@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from gptq_diff.compare.figures import FACTOR
-from gptq_diff.diagnose.case import Case
+from gptq_diff.diagnose.case import Case, bad_or_all
 from gptq_diff.records import Finding
 
 MOVING = frozenset({"unknown", "race-or-uninitialised"})
@@ -34,9 +34,7 @@ class OtherCall:
 
 def other_call(case: Case, bad_N: torch.Tensor, *, bad: bool) -> OtherCall:
     """How another call does in the columns that err in the first one (all of them where none stands out)."""
-    columns = bad_N if bool(bad_N.any()) else torch.ones_like(bad_N)
-    left = float((case.error2_N / case.floor2_N)[columns].mean().sqrt())
-    return OtherCall(len(case.rows_M), bad, left)
+    return OtherCall(len(case.rows_M), bad, case.left(bad_or_all(bad_N)))
 
 
 def between_calls(finding: Finding, rows: int, others: Sequence[OtherCall]) -> Finding:

@@ -15,7 +15,7 @@ from gptq_diff.compare.results import BAD_KINDS, causes
 from gptq_diff.diagnose.bias_step import explain_bias
 from gptq_diff.diagnose.calls import MOVING, OtherCall, between_calls, other_call
 from gptq_diff.diagnose.case import case_of
-from gptq_diff.diagnose.explain import explain_call
+from gptq_diff.diagnose.explain import explain_case
 from gptq_diff.diagnose.parts import Source, Unpacked
 from gptq_diff.records import Finding, Judgement
 
@@ -86,12 +86,13 @@ class Diagnosis:
         w_KN = layer_weight(spec, self.judge, self.loaded).w_KN
         call = placed(call, spec.in_features)
         source = self._source(j.layer)
+        case = case_of(source, call.path, call.x_MK, call.y_MN, w_KN)
+        if case is None:
+            return []
         other_weight = dequantise(self.loaded.packed(j.layer)) if self.loaded is not self.judge else None
-        findings = explain_call(source, call.path, call.x_MK, call.y_MN, w_KN, other_weight)
+        findings = explain_case(case, call.x_MK, call.y_MN, other_weight)
         if any(f.cause in MOVING for f in findings):
-            first = case_of(source, call.path, call.x_MK, call.y_MN, w_KN)
-            assert first is not None
-            others = self._others((prompt, call.step), source, call, w_KN, first.bad)
+            others = self._others((prompt, call.step), source, call, w_KN, case.bad)
             findings = [between_calls(f, j.rows, others) for f in findings]
         place = ", ".join([*([f"decode step {j.step}"] if j.step else []), *([f"rank {j.part}"] if j.part else [])])
         return [replace(f, evidence=(*f.evidence, f"seen in {place}")) for f in findings] if place else findings

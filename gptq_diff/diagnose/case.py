@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,23 +19,39 @@ if TYPE_CHECKING:
 class Case:
     """The rows of a call whose input is finite.
 
-    source: where weights come from. path: the arithmetic that ran. x_MK, exact_MN: float32, exact is x W.
-    y_MN: float32, 0 where it was not finite. known_MN: bool, where y counts.
-    weight_M: float64, what a row's squares count: the inverse of its energy, lest one massive row drown the others.
+    source: where weights come from. path: the arithmetic that ran. x_MK: float32. w_KN: float32, the exact weight, 0 in
+    columns that are not finite. y_MN: float32, 0 where it does not count. known_MN: bool, where y counts.
     rows_M: int64, the rows' numbers in the call.
-    error2_N, floor2_N: float64 [N], squared error of every column and what rounding explains of it.
     """
 
     source: Source
     path: str
     x_MK: torch.Tensor
+    w_KN: torch.Tensor
     y_MN: torch.Tensor
     known_MN: torch.Tensor
-    exact_MN: torch.Tensor
-    weight_M: torch.Tensor
     rows_M: torch.Tensor
-    error2_N: torch.Tensor
-    floor2_N: torch.Tensor
+
+    @cached_property
+    def exact_MN(self) -> torch.Tensor:  # noqa: N802  shapes are part of the names here
+        """The exact answer x W, float32."""
+        return self.x_MK @ self.w_KN
+
+    @cached_property
+    def weight_M(self) -> torch.Tensor:  # noqa: N802
+        """What a row's squares count, float64: the inverse of its energy, lest one massive row drown the others."""
+        energy_M = self.x_MK.double().square() @ self.w_KN.square().sum(dim=1).double()
+        return torch.where(energy_M > 0, 1.0 / energy_M.clamp_min(1e-300), 0.0)
+
+    @cached_property
+    def error2_N(self) -> torch.Tensor:  # noqa: N802
+        """Squared error of every column, float64."""
+        return self.error2(self.exact_MN, torch.arange(self.exact_MN.shape[1]))
+
+    @cached_property
+    def floor2_N(self) -> torch.Tensor:  # noqa: N802
+        """What rounding explains of it, float64."""
+        return self.floor2(self.exact_MN, self.w_KN, self.x_MK)
 
     @property
     def bad(self) -> torch.Tensor:
@@ -42,9 +59,13 @@ class Case:
         return self.error2_N > FACTOR**2 * self.floor2_N
 
     @property
-    def left(self) -> float:
-        """How many times the expected rounding the worst column errs."""
-        return float((self.error2_N / self.floor2_N).max().sqrt())
+    def suspects(self) -> torch.Tensor:
+        """The bad columns, or all of them where none stands out, bool [N]."""
+        return bad_or_all(self.bad)
+
+    def left(self, columns_N: torch.Tensor, more2_N: torch.Tensor | float = 0.0) -> float:
+        """How many times the expected rounding (and more2_N besides) these columns err, root mean square."""
+        return float((self.error2_N / (self.floor2_N + more2_N))[columns_N].mean().sqrt())
 
     def some_rows(self, most: int) -> Case:
         """The same with at most so many rows: those that err most, for their energy."""
@@ -52,8 +73,8 @@ class Case:
             return self
         error2_M = torch.where(self.known_MN, self.y_MN - self.exact_MN, 0.0).double().square().sum(dim=1)
         rows = torch.argsort(error2_M * self.weight_M, descending=True)[:most].sort().values
-        return make_case(
-            self.source, self.path, self.x_MK[rows], self.y_MN[rows], self.exact_MN[rows], self.known_MN[rows]
+        return replace(
+            self, x_MK=self.x_MK[rows], y_MN=self.y_MN[rows], known_MN=self.known_MN[rows], rows_M=self.rows_M[rows]
         )
 
     def error2(self, prediction_MC: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -71,6 +92,11 @@ class Case:
         return floors.expected_error2(self.path, known).clamp_min(1e-300)
 
 
+def bad_or_all(bad_N: torch.Tensor) -> torch.Tensor:
+    """The same, or everything where nothing is marked."""
+    return bad_N if bool(bad_N.any()) else torch.ones_like(bad_N)
+
+
 def case_of(source: Source, path: str, x_MK: torch.Tensor, y_MN: torch.Tensor, w_KN: torch.Tensor) -> Case | None:
     """The case of one captured call; None where no row of x is finite. w_KN: float32, the exact weight."""
     finite_M = torch.isfinite(x_MK).all(dim=1)
@@ -79,27 +105,5 @@ def case_of(source: Source, path: str, x_MK: torch.Tensor, y_MN: torch.Tensor, w
     x_MK, y_MN = x_MK[finite_M].float(), y_MN[finite_M].float()
     clean_KN = torch.where(torch.isfinite(w_KN).all(dim=0), w_KN, 0.0)
     known_MN = torch.isfinite(y_MN) & torch.isfinite(w_KN).all(dim=0)
-    exact_MN = x_MK @ clean_KN
-    return make_case(source, path, x_MK, y_MN, exact_MN, known_MN, torch.nonzero(finite_M).flatten(), clean_KN)
-
-
-def make_case(
-    source: Source, path: str, x_MK: torch.Tensor, y_MN: torch.Tensor, exact_MN: torch.Tensor, known_MN: torch.Tensor,
-    rows_M: torch.Tensor | None = None, w_KN: torch.Tensor | None = None,
-) -> Case:  # fmt: skip
-    """A case from rows that are finite."""
-    if rows_M is None:
-        rows_M = torch.arange(len(x_MK))
-    if w_KN is None:
-        w_KN = source.parts(x_MK, torch.arange(source.spec.out_features)).weight().nan_to_num_(0.0, 0.0, 0.0)
-    energy_M = x_MK.double().square() @ w_KN.square().sum(dim=1).double()
-    weight_M = torch.where(energy_M > 0, 1.0 / energy_M.clamp_min(1e-300), 0.0)
-    nothing = torch.zeros(len(exact_MN[0]), dtype=torch.float64)
-    case = Case(
-        source, path, x_MK, torch.where(known_MN, y_MN, 0.0), known_MN, exact_MN, weight_M, rows_M, nothing, nothing
-    )
-    everything = torch.arange(exact_MN.shape[1])
-    floor2_N = case.floor2(exact_MN, w_KN, x_MK)
-    return Case(
-        source, path, x_MK, case.y_MN, known_MN, exact_MN, weight_M, rows_M, case.error2(exact_MN, everything), floor2_N
-    )
+    y_MN = torch.where(known_MN, y_MN, 0.0)
+    return Case(source, path, x_MK, clean_KN, y_MN, known_MN, torch.nonzero(finite_M).flatten())

@@ -10,7 +10,7 @@ from gptq_diff.diagnose.case import Case
 
 def common_factor(case: Case) -> str | None:
     """The factor, in words, where every output is the exact answer times one number; None where it is not so."""
-    bad_N = case.bad if bool(case.bad.any()) else torch.ones_like(case.bad)
+    bad_N = case.suspects
     exact_MC = torch.where(case.known_MN, case.exact_MN, 0.0)[:, bad_N].double()
     y_MC = case.y_MN[:, bad_N].double()
     weight_M1 = case.weight_M[:, None]

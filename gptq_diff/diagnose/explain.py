@@ -10,6 +10,7 @@ import torch
 from gptq_diff.compare.figures import LARGEST_HALF
 from gptq_diff.diagnose.case import Case, case_of
 from gptq_diff.diagnose.common_factor import common_factor
+from gptq_diff.diagnose.mixing import slice_rows
 from gptq_diff.diagnose.overflow.accumulators import explain_lost
 from gptq_diff.diagnose.overflow.base import Lost
 from gptq_diff.diagnose.rounded_result import rounded_result
@@ -39,8 +40,13 @@ def explain_call(
     loaded_KN: that of the checkpoint which the backend loaded, where it is another.
     """
     case = case_of(source, path, x_MK, y_MN, w_KN)
-    if case is None:
-        return []
+    return [] if case is None else explain_case(case, x_MK, y_MN, loaded_KN)
+
+
+def explain_case(
+    case: Case, x_MK: torch.Tensor, y_MN: torch.Tensor, loaded_KN: torch.Tensor | None = None
+) -> list[Finding]:
+    """`explain_call` for a case that is there already; x_MK, y_MN: the whole call's."""
     findings = result_overflow(case, y_MN)
     lost = lost_outputs(case, x_MK, y_MN, loaded_KN)
     if lost is not None:
@@ -145,7 +151,8 @@ def findings_of(case: Case, search: Search, state: State, confidence: float, rul
     for applied in state.applied:
         what = f"y is what it would be if {applied.says}"
         if applied.blocks is not None:
-            kind = "slices of 128 rows" if applied.variant.scope == "slices" else "groups"
+            rows = slice_rows(case.source.spec.in_features)
+            kind = f"slices of {rows} rows" if applied.variant.scope == "slices" else "groups"
             what += f" in {kind} {_listed(applied.blocks)}"
         evidence = [
             what,

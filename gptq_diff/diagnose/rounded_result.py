@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from gptq_diff.compare.figures import FACTOR
 from gptq_diff.diagnose.case import Case
-from gptq_diff.diagnose.hypotheses.results import are_bfloat16
+from gptq_diff.diagnose.hypotheses.results import are_bfloat16, suspect_outputs
 from gptq_diff.records import Finding
 
 BRAIN_RMS = 2.0**-7 / 12**0.5 * 0.735
@@ -15,12 +13,11 @@ BRAIN_RMS = 2.0**-7 / 12**0.5 * 0.735
 
 def rounded_result(case: Case) -> Finding | None:
     """`dtype` where all outputs are bfloat16 values and no more is wrong than that; None else."""
-    bad_N = case.bad if bool(case.bad.any()) else torch.ones_like(case.bad)
-    values = case.y_MN[case.known_MN & bad_N]
+    values = suspect_outputs(case)
     if not are_bfloat16(values):
         return None
     rounded2_N = BRAIN_RMS**2 * (case.weight_M @ case.exact_MN.double().square())
-    left = float((case.error2_N / (case.floor2_N + rounded2_N))[bad_N].mean().sqrt())
+    left = case.left(case.suspects, rounded2_N)
     if left > FACTOR / 2:
         return None
     evidence = (

@@ -7,7 +7,6 @@ explain, and column by column. It ends when what is left is rounding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import torch
 
 from gptq_diff.compare.figures import FACTOR
 from gptq_diff.diagnose.blocks import BlockSearch
-from gptq_diff.diagnose.case import Case
+from gptq_diff.diagnose.case import Case, bad_or_all
 from gptq_diff.diagnose.hypotheses import MAKERS, Variant
 from gptq_diff.diagnose.mixing import blocks_of, in_some_columns, in_some_rows
 from gptq_diff.diagnose.parts import Parts
@@ -74,14 +73,9 @@ class State:
     floor2_C: torch.Tensor
 
     @property
-    def mean2(self) -> float:
-        """Squared error over what rounding explains, mean over the columns."""
-        return float((self.error2_C / self.floor2_C).mean())
-
-    @property
     def left(self) -> float:
         """Error over expected rounding, root mean square over the columns."""
-        return math.sqrt(self.mean2)
+        return float((self.error2_C / self.floor2_C).mean().sqrt())
 
     @property
     def explains(self) -> bool:
@@ -96,7 +90,7 @@ class Search:
         self.case = case
         self.columns = columns
         self.families = _families(case)
-        self.bad_C = case.bad[columns] if bool(case.bad[columns].any()) else torch.ones(len(columns), dtype=torch.bool)
+        self.bad_C = bad_or_all(case.bad[columns])
         self.tried = 0
         self.start = self._state(case.source.parts(case.x_MK, columns), (), ())
         everywhere = torch.ones(len(columns), dtype=torch.bool)

@@ -139,3 +139,10 @@ def test_evidence_holds_figures() -> None:
     (found,) = explained(product(x, q.weight(zeros=one_group(q.zeros, 3, slice(0, None, 7), 1))), x, q)
     assert "in groups 3" in found.evidence[0]
     assert "74 of 512 columns err" in "\n".join(found.evidence)
+
+
+def test_slices_are_told_with_the_size_that_was_looked_at() -> None:
+    """32 rows of K where K is short, and 128 else; here rows 0 to 255 were lost."""
+    q, x = make("model.layers.0.self_attn.q_proj", 512), inputs(37)
+    (found,) = explained(without_slices(q, x), x, q)
+    assert "in slices of 32 rows 0, 1, 2, 3, 4, 5, 6, 7" in found.evidence[0]

@@ -16,6 +16,11 @@ FEWEST = 48
 """Outputs from which their bits are evidence: of halves one in eight is a bfloat16 by chance."""
 
 
+def suspect_outputs(case: Case) -> torch.Tensor:
+    """The finite outputs of the suspect columns, float32, in one dimension."""
+    return case.y_MN[case.known_MN & case.suspects]
+
+
 def are_bfloat16(values: torch.Tensor) -> bool:
     """Whether all of these float32 values, and enough of them, are such as bfloat16 holds."""
     values = values[values.abs() >= 2.0**-14]  # half subnormals have fewer bits of their own
@@ -55,8 +60,7 @@ def cut_off(case: Case) -> Iterator[Variant]:
 @hypothesis
 def bfloat16_result(case: Case) -> Iterator[Variant]:
     """All outputs (of the columns that err) are values that bfloat16 holds."""
-    bad_N = case.bad if bool(case.bad.any()) else torch.ones_like(case.bad)
-    values = case.y_MN[case.known_MN & bad_N]
+    values = suspect_outputs(case)
     if not are_bfloat16(values):
         return
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from gptq_diff.records import Result, Workaround
 
-FAILED = frozenset({"overflow", "nan", "diverged", "collapsed", "nondeterministic"})
 COSTS = {
     "exllama-reconstruct": "dequantises the weight for every call: a decode step then costs more memory traffic",
     "marlin": "Marlin takes in_features that are multiples of 128 (of 64 with smaller groups); with one group a column "
