@@ -69,17 +69,7 @@ def gain_within_reach(rng: np.random.Generator, x_MK: Floats, up: Any, down: Any
     gain = 2.0 ** min(5.0, np.floor(np.log2(max(room, 1e-6))))
     if gain < 2 or not accumulator_overflow.exact(up, down, channels, group, gain):
         raise Unplantable("no gain is exact and within reach")
-    scales_up, scales_down = up.scales.astype(np.float64), down.scales.astype(np.float64)
-    scales_up[:, channels] *= gain
-    scales_down[group] /= gain
-    prepared = {
-        f"{up.name}.scales": scales_up.astype(np.float16),
-        f"{down.name}.scales": scales_down.astype(np.float16),
-    }
-    if up.bias is not None:
-        bias = up.bias.astype(np.float64)
-        bias[channels] *= gain
-        prepared[f"{up.name}.bias"] = bias.astype(np.float16)
+    prepared = accumulator_overflow.with_gain(up, down, channels, group, gain)
     return Fault("", f"gain {gain:g} moved into group {group}", (), prepared=prepared)
 
 

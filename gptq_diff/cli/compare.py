@@ -27,18 +27,12 @@ def compare(
 ) -> None:
     """Judge a finished capture again and report; without the checkpoint from the stored judgements."""
     wait_without_spinning()
-    from rich.text import Text
-
-    from gptq_diff.cli.output import console
+    from gptq_diff.cli.output import console, saying
     from gptq_diff.cli.show import show_report
     from gptq_diff.exit_codes import exit_code
     from gptq_diff.session.again import compare_again
-    from gptq_diff.text import one_line
 
-    screen = console(quiet=quiet or as_json)
-
-    def say(line: str) -> None:
-        screen.print(Text(one_line(line)))  # paths in it come from another machine's run.json
+    say = saying(console(quiet=quiet or as_json))
 
     done = compare_again(run, model, reference_model, allow_skip=allow_skip, say=say)
     show_report(run, done, as_json=as_json, quiet=quiet, verbose=verbose)

@@ -46,19 +46,13 @@ def diagnose(
 ) -> None:
     """Say why the bad layers of a finished capture are bad: by what was captured alone, or with experiments as well."""
     wait_without_spinning()
-    from rich.text import Text
-
-    from gptq_diff.cli.output import console
+    from gptq_diff.cli.output import console, saying
     from gptq_diff.cli.show import show_report
     from gptq_diff.exit_codes import exit_code
     from gptq_diff.session.again import compare_again
     from gptq_diff.session.live_again import Again
-    from gptq_diff.text import one_line
 
-    screen = console(quiet=quiet or as_json)
-
-    def say(line: str) -> None:
-        screen.print(Text(one_line(line)))  # paths in it come from another machine's run.json
+    say = saying(console(quiet=quiet or as_json))
 
     def heard(backend: str, event: dict[str, Any]) -> None:
         if event["event"] in {"failed", "further-failed"}:

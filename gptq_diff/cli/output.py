@@ -6,9 +6,12 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import typer
+
+from gptq_diff.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +40,13 @@ def console(*, quiet: bool = False) -> Console:
         highlight=False,
         width=None if stderr is not None and stderr.isatty() else _WIDTH_IN_LOGS,
     )
+
+
+def saying(screen: Console) -> Callable[[str], None]:
+    """Prints lines that may hold anything, paths of another machine's run.json among it, one a line."""
+    from rich.text import Text
+
+    return lambda line: screen.print(Text(one_line(line)))
 
 
 def print_json(value: object) -> None:

@@ -24,6 +24,8 @@ from gptq_diff.records import (
 
 SEVERITY = ("overflow", "nan", "diverged", "nondeterministic", "collapsed", "incomplete", "agree")
 """Worst first: the cause nearest the kernel wins (contract.md)."""
+FAILURES = frozenset(SEVERITY[: SEVERITY.index("incomplete")])
+"""Statuses that are numeric failures."""
 BAD_KINDS = frozenset({"overflow", "nan", "diverged"})
 NOT_QUANTISED = "it is not quantised in this backend, so there is no kernel to judge"
 

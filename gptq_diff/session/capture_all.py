@@ -20,8 +20,9 @@ from gptq_diff.records import ORIGINAL, ModelInfo
 from gptq_diff.session.asked import Asked, Backend, BackendRecord, RunRecord
 from gptq_diff.session.devices import device_of, gpu_variables
 from gptq_diff.session.live_load import Live
+from gptq_diff.session.live_subjects import OFF
 from gptq_diff.session.original import original_info
-from gptq_diff.session.workarounds import OFF, ROWS
+from gptq_diff.session.workarounds import ROWS
 from gptq_diff.stage import stage_package
 
 SHARING = frozenset({"vllm"})

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptq_diff.capture.run_dir import RunDir
-from gptq_diff.diagnose.workarounds.other_backends import FAILED
+from gptq_diff.compare.results import FAILURES
 from gptq_diff.errors import GptqDiffError
 from gptq_diff.records import Report, Result, Workaround
 from gptq_diff.session.asked import Asked
 from gptq_diff.session.captured_inputs import inputs_of_run
 from gptq_diff.session.fix_run import Fixed, fix_for_headroom
-from gptq_diff.session.workarounds import ALL, OFF, store_workarounds
+from gptq_diff.session.live_subjects import ALL, OFF
+from gptq_diff.session.workarounds import store_workarounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ def try_fixed_checkpoint(
     """
     if asked.workarounds != ALL:
         return False
-    failing = [r for r in report.results if r.status in FAILED and any(f.cause == CURED for f in r.findings)]
+    failing = [r for r in report.results if r.status in FAILURES and any(f.cause == CURED for f in r.findings)]
     if not failing:
         return False
     place = run.root / "workarounds" / "fixed"
@@ -46,7 +47,11 @@ def try_fixed_checkpoint(
     try:
         with inputs_of_run(run.root, model) as inputs:
             fixed = fix_for_headroom(model, inputs, BITS, place / "model")
-        again = run_again(_asked(asked, failing, fixed), RunDir.create(place / "run", overwrite=False))
+        nested = RunDir.create(place / "run", overwrite=False)
+        try:
+            again = run_again(_asked(asked, failing, fixed), nested)
+        finally:
+            nested.release()
         found = {(r.backend, r.prompt): _workaround(r, again, fixed) for r in failing}
     except GptqDiffError as e:
         found = {(r.backend, r.prompt): Workaround.run(NAME, str(e), works=False) for r in failing}
@@ -60,7 +65,7 @@ def _asked(asked: Asked, failing: list[Result], fixed: Fixed) -> Asked:
     names = {r.backend for r in failing} | {asked.reference}
     prompts = {r.prompt for r in failing}
     return replace(
-        asked, model=Path(fixed.path), reference_model=Path(fixed.path), original=None, experiments="off",
+        asked, model=Path(fixed.path), reference_model=Path(fixed.path), original=None, experiments=OFF,
         workarounds=OFF, capture="stats", repeats=1,
         backends=tuple(b for b in asked.backends if b.name in names),
         prompts=tuple(p for p in asked.prompts if p.id in prompts),

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 MOST_PROMPTS = 4
 """Prompts of one backend that experiments are made on."""
 AUTO, OFF, ALL = "auto", "off", "all"
-"""--experiments: on live kernels that fail, on none, on every backend."""
+"""--experiments: on live kernels that fail, on none, on every backend. --workarounds: what costs no load of its own,
+none, a fixed checkpoint too."""
 SIMULATED = "transformers"
 """The engine whose kernels are ours: there is nothing to find out about them, unless it is asked for."""
 

@@ -22,7 +22,8 @@ from gptq_diff.session.fixed_checkpoint import try_fixed_checkpoint
 from gptq_diff.session.headroom_run import measure_headroom
 from gptq_diff.session.keep import keep_what_was_asked
 from gptq_diff.session.live_load import Live
-from gptq_diff.session.workarounds import OFF, Padding
+from gptq_diff.session.live_subjects import OFF
+from gptq_diff.session.workarounds import Padding
 
 
 class Watcher(Protocol):

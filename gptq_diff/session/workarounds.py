@@ -12,9 +12,9 @@ from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.capture.store import CaptureReader, read_json, write_json
 from gptq_diff.compare.align import Captured
 from gptq_diff.compare.judge_run import judge_captures
-from gptq_diff.compare.results import BAD_KINDS
+from gptq_diff.compare.results import BAD_KINDS, FAILURES
 from gptq_diff.compare.tokens import collapse
-from gptq_diff.diagnose.workarounds.other_backends import FAILED, other_backends
+from gptq_diff.diagnose.workarounds.other_backends import other_backends
 from gptq_diff.diagnose.workarounds.padding import of_padded, padded, worth_padding
 from gptq_diff.errors import CaptureError
 from gptq_diff.jobs import Job
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 ROWS = 51
 """Tokens that a padded prompt has: one more than exllama's fused path takes (24 or 50 rows)."""
-AUTO, OFF, ALL = "auto", "off", "all"
-"""--workarounds: what costs no load of its own, none, or a fixed checkpoint too."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def with_workarounds(results: Sequence[Result], run: RunDir, reference: str) -> 
     right = {r.prompt: r for r in results if r.backend == reference}
     found = []
     for result in results:
-        if result.status in FAILED and result.backend != reference:
+        if result.status in FAILURES and result.backend != reference:
             others = other_backends(result, results, right.get(result.prompt))
             tried = read_workarounds(run, result.backend, result.prompt)
             result = replace(result, workarounds=(*tried, *others))

@@ -33,18 +33,26 @@ def plant(site: Site) -> Fault:
     gain = gain_of(x_MK, up, down, group, site.size)
     assert gain is not None
     channels = np.flatnonzero(down.g_idx == group)
+    prepared = with_gain(up, down, channels, group, gain)
+    return Fault(KIND, f"gain {gain:g} moved into the input of group {group}", (site.layer,), prepared=prepared)
+
+
+def with_gain(
+    up: Linear, down: Linear, channels: npt.NDArray[np.int64], group: int, gain: float
+) -> dict[str, npt.NDArray[np.float16]]:
+    """The tensors that moving this gain from that group of down_proj into up_proj changes, by name."""
     scales_up, scales_down = up.scales.astype(np.float64), down.scales.astype(np.float64)
     scales_up[:, channels] *= gain
     scales_down[group] /= gain
-    prepared = {
+    changed = {
         f"{up.name}.scales": scales_up.astype(np.float16),
         f"{down.name}.scales": scales_down.astype(np.float16),
     }
     if up.bias is not None:
         bias = up.bias.astype(np.float64)
         bias[channels] *= gain
-        prepared[f"{up.name}.bias"] = bias.astype(np.float16)
-    return Fault(KIND, f"gain {gain:g} moved into the input of group {group}", (site.layer,), prepared=prepared)
+        changed[f"{up.name}.bias"] = bias.astype(np.float16)
+    return changed
 
 
 def gain_of(x_MK: npt.NDArray[np.float64], up: Linear, down: Linear, group: int, size: float) -> float | None:
