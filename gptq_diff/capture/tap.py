@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from gptq_diff.capture.bias_step import BiasStep
 from gptq_diff.capture.copies import Copied, copied, largest_values
 from gptq_diff.errors import CaptureError
 from gptq_diff.numerics.magnitude import Magnitude, magnitude
@@ -158,7 +159,7 @@ class Tap:
         self._x_size = Magnitude(0.0, 0, 0)  # of the input last handed on
         self._waiting: list[_Waiting] = []
         self._waiting_bytes = 0
-        self._biases: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+        self._biases: list[BiasStep] = []
 
     def begin_step(self, step: int) -> None:
         """A forward pass begins."""
@@ -194,9 +195,9 @@ class Tap:
         """Whether `record_bias` is to be called: in the prefill alone."""
         return self._step == 0
 
-    def record_bias(self, layer: str, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> None:
-        """One row of a linear's product, as often as it was run, and with its bias; handed on with the step."""
-        self._biases.append((layer, product_RN.clone(), with_bias_1N.clone()))
+    def record_bias(self, bias: BiasStep) -> None:
+        """A linear's bias; handed on when the step ends, after all its kernel calls."""
+        self._biases.append(bias)
 
     def record_fused(self, parts: Fused, x_MK: torch.Tensor, y_MN: torch.Tensor, path: str) -> None:
         """`record` for every linear of one kernel call, whose outputs lie side by side in y."""
@@ -269,12 +270,22 @@ class Tap:
             self.sink.take(call, x_MK, parts[i] if wanted and parts is not None else None)
             shared = shared or call.stored  # the others of a fused kernel share it with the first
 
+    def _take_bias(self, bias: BiasStep) -> None:
+        """Its call to the sink."""
+        index = self._place(bias.layer, stored_name(bias.layer, BIAS))
+        rows, columns = bias.product_RN.shape
+        call = Call(
+            self._step, index, bias.layer, BIAS, rows, columns, columns, bias.product, bias.with_bias, None, BIAS
+        )
+        wanted = self.sink.wants_tensors
+        self.sink.take(call, bias.product_RN if wanted else None, bias.with_bias_1N if wanted else None)
+
     def end_step(self) -> None:
         """A forward pass has ended: every expected layer must have been seen exactly once."""
-        biases, self._biases = self._biases, []
-        for layer, product_RN, with_bias_1N in biases:
-            self.record(layer, product_RN, with_bias_1N, BIAS, part=BIAS)
         self._settle()
+        biases, self._biases = self._biases, []
+        for bias in biases:
+            self._take_bias(bias)
         missing = sorted(self.expected.difference(self._index))
         if missing:
             raise CaptureError(

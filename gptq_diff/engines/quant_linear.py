@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from gptq_diff.capture.bias_step import bias_step
 from gptq_diff.engines.shelf import Shelf, on_the_cpu
 from gptq_diff.kernels.base import Kernel, Product
 
@@ -68,7 +69,7 @@ class QuantLinear(nn.Module):
         if self._linear.bias is not None:
             y_MN = y_MN + self._linear.bias.to(device=x.device, dtype=x.dtype)
         if tap is not None and self._has_bias and tap.asks_bias:
-            tap.record_bias(name, product_MN[:1], y_MN[:1])
+            tap.record_bias(bias_step(name, product_MN[:1], y_MN[:1]))
         return y_MN.reshape(*x.shape[:-1], self.out_features)
 
     def product(self, x_MK: torch.Tensor) -> Product:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gptq_diff.capture import tap as taps
+from gptq_diff.capture.bias_step import bias_step
 from gptq_diff.capture.store import NullSink
 from gptq_diff.capture.tap import Fused, Tap
 from gptq_diff.errors import CaptureError
@@ -37,7 +38,7 @@ def one_prompt(tap: Tap) -> None:
         tap.record("down", values(rows, 16), values(rows, 8), "fast")
         if tap.asks_bias:  # two rows before the addition, one after it
             for name in ("q", "k", "v"):
-                tap.record_bias(name, values(2, 4), values(1, 4))
+                tap.record_bias(bias_step(name, values(2, 4), values(1, 4)))
         tap.end_step()
 
 

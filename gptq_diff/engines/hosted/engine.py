@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from gptq_diff.capture.bias_step import bias_step
 from gptq_diff.capture.tap import Tap
 from gptq_diff.checkpoint.reader import Checkpoint
 from gptq_diff.engines.base import Engine, Generation, LoadSpec
@@ -96,7 +97,7 @@ class HostedEngine(Engine):
 
         def bias(linear: HostedLinear, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> None:
             if linear.spec.has_bias:
-                seen.record_bias(linear.spec.name, product_RN, with_bias_1N)
+                seen.record_bias(bias_step(linear.spec.name, product_RN, with_bias_1N))
 
         with tapped(self._judged, self._biases, record, BiasTap(lambda: seen.asks_bias, bias)):
             return self._decoder.generate(token_ids, max_new_tokens=max_new_tokens, forced=forced, tap=tap)

@@ -10,6 +10,7 @@ from typing import Any, Callable
 import torch
 from torch import nn
 
+from gptq_diff.capture.bias_step import BiasStep, bias_step
 from gptq_diff.capture.tap import Fused, Tap
 from gptq_diff.checkpoint.reader import Checkpoint
 from gptq_diff.engines.base import Generation
@@ -36,13 +37,13 @@ class Rank:
         self._linears = fused_linears(model, checkpoint.layers, proof.ranks)
         _all_proved(self._linears, proof)
         self._choice = Choice()
-        self._bias_rows: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._bias_steps: dict[str, tuple[BiasStep, ...]] = {}  # by module
         self._guard: PathGuard | None = None
 
     def use_kernel(self, name: str) -> None:
         """Check every module's kernel against the mode, and prepare to force its path."""
         self._choice = choose(name, self._linears)
-        self._bias_rows = {}
+        self._bias_steps = {}
         gemm = [linear for linear in self._choice.judged if linear.path == GEMM]
         if gemm and self._guard is None:
             self._guard = PathGuard(vllm_ops(), str(next(gemm[0].module.parameters()).device))
@@ -102,21 +103,23 @@ class Rank:
         def seen(linear: FusedLinear, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> None:
             if self._guard is not None:
                 self._guard.taken()  # these calls were not the engine's own
+            found = tuple(
+                bias_step(
+                    part.spec.name, product_RN[:, part.first : part.last], with_bias_1N[:, part.first : part.last]
+                )
+                for part in linear.parts
+                if part.spec.has_bias
+            )
             if bool(torch.isfinite(product_RN).all()):
-                self._bias_rows[linear.name] = (product_RN, with_bias_1N)
-            hand_on(linear, product_RN, with_bias_1N)
+                self._bias_steps[linear.name] = found
+            for step in found:
+                tap.record_bias(step)
 
         def again(linear: FusedLinear) -> bool:
-            known = self._bias_rows.get(linear.name)
-            if known is not None:
-                hand_on(linear, *known)
+            known = self._bias_steps.get(linear.name)
+            for step in known or ():
+                tap.record_bias(step)
             return known is not None
-
-        def hand_on(linear: FusedLinear, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> None:
-            for part in linear.parts:
-                if part.spec.has_bias:
-                    columns = slice(part.first, part.last)
-                    tap.record_bias(part.spec.name, product_RN[:, columns], with_bias_1N[:, columns])
 
         return BiasTap(lambda: tap.asks_bias, again, seen) if self._proof.ranks == 1 else None
 
