@@ -25,8 +25,8 @@ REPLICATED = "replicated"
 """Path, and part, of a tensor that two ranks should hold alike and do not: x is the first rank's, y the other's."""
 
 BIAS = "bias"
-"""Path, and part, of a linear's bias: x holds one row of the product (two runs of it where a kernel was run anew for
-this), y that row as the engine gives it with its bias."""
+"""Path, and part, of a linear's bias: x holds one row of the product (its median, smallest and largest values where a
+kernel was run anew for this), y that row as the engine gives it with its bias."""
 
 
 def stored_name(layer: str, part: str) -> str:

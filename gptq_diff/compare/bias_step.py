@@ -14,8 +14,8 @@ from gptq_diff.numerics.partial_sums import half_variance
 from gptq_diff.records import Judgement
 
 _SMALLEST = 1e-300
-MEAN_OF_TWO = 0.75
-"""Of the mean square difference of two runs: the variance of a third run about their mean, 1.5 where that is 2."""
+WIDEST = 0.25
+"""Of the square of the widest range that a column's runs have: the variance granted to every column."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,16 @@ def bias_step(call: CapturedCall, bias_N: torch.Tensor | None) -> BiasStep:
     """The captured step. bias: the checkpoint's, None where it has none."""
     product_RN, y_N = call.x_MK.double(), call.y_MN[0].double()
     bias = torch.zeros_like(y_N) if bias_N is None else bias_N.to(call.y_MN.dtype).double()
-    product_N = product_RN.mean(dim=0)
+    product_N = product_RN[0]
     known_N = torch.isfinite(product_RN).all(dim=0) & torch.isfinite(bias)
     product_N, bias = torch.where(known_N, product_N, 0.0), torch.where(known_N, bias, 0.0)
     if call.y_MN.dtype == torch.float32:
         variance_N = SINGLE_RMS**2 * (product_N.square() + (product_N + bias).square())
     else:
         variance_N = half_variance(product_N) + half_variance(product_N + bias)
-    if len(product_RN) == 2 and bool(known_N.any()):
-        variance_N = variance_N + MEAN_OF_TWO * (product_RN[0] - product_RN[1])[known_N].square().mean()
+    if len(product_RN) > 1 and bool(known_N.any()):
+        range_N = product_RN.amax(dim=0) - product_RN.amin(dim=0)
+        variance_N = variance_N + WIDEST * range_N[known_N].amax().square()
     return BiasStep(product_N, y_N, bias, variance_N, known_N, product_N + bias)
 
 

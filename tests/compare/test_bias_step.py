@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gptq_diff.capture.bias_step import RUNS_ON_A_GPU, spread
 from gptq_diff.capture.tap import BIAS
 from gptq_diff.compare.judge import CapturedCall
 from gptq_diff.compare.steps_after import judge_step
@@ -42,14 +43,41 @@ def test_in_float32_the_rounding_is_finer() -> None:
     assert (good.kind, bad.kind, bad.cause) == ("ok", "diverged", "bias")
 
 
-def test_a_kernel_that_does_not_repeat_itself_is_granted_its_own_noise() -> None:
-    """Runs that differ by 1 % explain a third run that does; equal runs do not."""
-    noise = [torch.randn(256, generator=torch.Generator().manual_seed(s)) * 0.01 for s in range(3)]
-    product, bias = drawn(1).float(), drawn(2)
-    runs = [(product + n).half() for n in noise]
-    third = (runs[2].float() + bias.float()).half()
-    assert judge_step("l", call(torch.stack(runs[:2]), third), bias).kind == "ok"
-    assert judge_step("l", call(torch.stack([runs[0], runs[0]]), third), bias).kind == "diverged"
+def runs_in_any_order(parts_SN: torch.Tensor, runs: int, seldom: float, draw: torch.Generator) -> list[torch.Tensor]:
+    """Sums of float16 slices as a GPU's atomic additions give them: a block of 128 columns now and then in another
+    order."""
+    found = []
+    for _ in range(runs):
+        blocks = []
+        for block_SN in parts_SN.split(128, dim=1):
+            other = bool(torch.rand(1, generator=draw) < seldom)
+            order = torch.randperm(len(block_SN), generator=draw) if other else torch.arange(len(block_SN))
+            total_N = torch.zeros(block_SN.shape[1], dtype=torch.float16)
+            for slice_N in block_SN[order]:
+                total_N = total_N + slice_N
+            blocks.append(total_N)
+        found.append(torch.cat(blocks)[None])
+    return found
+
+
+@pytest.mark.parametrize("seldom", [0.02, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("seed", range(25))
+def test_slices_added_in_any_order_are_no_bias(seed: int, seldom: float) -> None:
+    """However seldom the order changes: the median does not move; a bias that is not added is seen all the same."""
+    draw = torch.Generator().manual_seed(seed)
+    parts_SN, bias = torch.randn(4, 256, generator=draw).half(), drawn(seed, 0.1)
+    without = spread(runs_in_any_order(parts_SN, RUNS_ON_A_GPU, seldom, draw))
+    again = runs_in_any_order(parts_SN, RUNS_ON_A_GPU, seldom, draw)
+    assert judge_step("l", call(without, spread([run + bias for run in again])[0]), bias).kind == "ok"
+    assert judge_step("l", call(without, spread(again)[0]), bias).kind == "diverged"
+
+
+def test_the_spread_of_runs() -> None:
+    """Median, smallest, largest of every column; a NaN in one run is kept."""
+    runs = [torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, float("nan")]]), torch.tensor([[2.0, 5.0]])]
+    found = spread(runs)
+    assert found[:, 0].tolist() == [2.0, 1.0, 3.0]
+    assert bool(found[:, 1].isnan().all())
 
 
 def test_values_that_are_lost() -> None:

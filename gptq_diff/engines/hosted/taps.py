@@ -13,6 +13,7 @@ from typing import Any, Callable
 
 import torch
 
+from gptq_diff.capture.bias_step import runs_for, spread
 from gptq_diff.engines.hosted.modules import HostedLinear
 
 Seen = Callable[[HostedLinear, torch.Tensor, torch.Tensor], None]
@@ -23,8 +24,8 @@ Seen = Callable[[HostedLinear, torch.Tensor, torch.Tensor], None]
 class BiasTap:
     """Sees what the module itself gives with its bias, on the first row alone, run once more for this.
 
-    asks: whether it wants to see it now. seen: called with the linear, two runs without bias [2, N], and one with it
-    [1, N].
+    asks: whether it wants to see it now. seen: called with the linear, the spread [3, N] of several runs without bias,
+    and the median [1, N] of as many with it.
     """
 
     asks: Callable[[], bool]
@@ -55,9 +56,10 @@ def _watched(linear: HostedLinear, bias: torch.Tensor | None, seen: Seen, of_bia
         seen(linear, x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
         if bias is not None and of_bias is not None and of_bias.asks():
             row = x.reshape(-1, x.shape[-1])[:1].contiguous()
+            runs = range(runs_for(row))
             with without_bias(module):
-                twice = torch.cat([forward(row).reshape(1, -1) for _ in range(2)])
-            of_bias.seen(linear, twice, forward(row).reshape(1, -1))
+                without = spread([forward(row).reshape(1, -1) for _ in runs])
+            of_bias.seen(linear, without, spread([forward(row).reshape(1, -1) for _ in runs])[:1])
         return y if bias is None else y + bias.to(device=y.device, dtype=y.dtype)
 
     module.forward = tapped_forward

@@ -15,6 +15,7 @@ from typing import Any, Callable
 import torch
 from torch import nn
 
+from gptq_diff.capture.bias_step import runs_for, spread
 from gptq_diff.engines.vllm.modules import FusedLinear
 
 Seen = Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]
@@ -26,7 +27,8 @@ class BiasTap:
     """Sees what vLLM's own call gives with the bias, on the first row alone, run once more for this.
 
     asks: whether it wants to see it now. again: hands on what this module gave before under the same kernel, and says
-    whether there was any. seen: called with the module's record, two runs without bias [2, N], and one with it [1, N].
+    whether there was any. seen: called with the module's record, the spread [3, N] of several runs without bias, and
+    the median [1, N] of as many with it.
     """
 
     asks: Callable[[], bool]
@@ -66,8 +68,10 @@ def _wrapped(
         seen(linear, in_rows(x), in_rows(y))
         if bias is not None and of_bias is not None and of_bias.asks() and not of_bias.again(linear):
             row = in_rows(x)[:1].contiguous()
-            twice = torch.cat([in_rows(apply(layer, row, None)) for _ in range(2)])
-            of_bias.seen(linear, twice, in_rows(apply(layer, row, bias)))
+            without, with_bias = (
+                spread([in_rows(apply(layer, row, added)) for _ in range(runs_for(row))]) for added in (None, bias)
+            )
+            of_bias.seen(linear, without, with_bias[:1])
         if bias is not None:
             y = y.add_(biases.get(linear.name, bias).to(device=y.device, dtype=y.dtype))
         return y

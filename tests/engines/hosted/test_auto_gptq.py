@@ -113,12 +113,12 @@ def test_what_is_seen_is_the_product_without_the_bias(load: Load) -> None:
 
 
 def test_one_row_is_run_again_with_the_modules_own_bias(load: Load) -> None:
-    """Twice without and once with it, in the prefill; a linear without a bias is left alone."""
+    """Runs without and with it, in the prefill; a linear without a bias is left alone."""
     engine = load()
     _, sink = run(engine)
     assert list(sink.biases) == [QUERY]
     runs, with_bias = sink.biases[QUERY]
-    assert torch.equal(runs, sink.tensors[0, QUERY][1][:1].expand(2, -1))
+    assert torch.equal(runs, sink.tensors[0, QUERY][1][:1].expand(3, -1))
     assert torch.equal(with_bias, runs[:1] + tensors_of_model()[f"{QUERY}.bias"])
 
 
