@@ -14,10 +14,11 @@ def read_all_judged(root: Path, report: Report) -> dict[tuple[str, str], list[Ju
 
     An empty list where none are stored.
     """
-    return {(r.backend, r.prompt): _judged(root, r.backend, r.prompt) for r in report.results}
+    return {(r.backend, r.prompt): read_judged_of(root, r.backend, r.prompt) for r in report.results}
 
 
-def _judged(root: Path, backend: str, prompt: str) -> list[Judgement]:
+def read_judged_of(root: Path, backend: str, prompt: str) -> list[Judgement]:
+    """The same of one capture."""
     between = read_between(between_file(root, backend, prompt))
     bad = [j for j in between.judgements if j.cause is not None] if between is not None else []
     linears = [

@@ -1,0 +1,91 @@
+"""The numbers behind the pictures, column by column, as the page's script reads them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gptq_diff.records import INTERVALS, Judgement, Result
+from gptq_diff.report.html.parts import Parts, pictured
+
+LARGEST = 65504.0
+FACTOR = 3.0
+"""How many times the noise floor is still explained by it: the detection threshold (gptq_diff.compare.figures)."""
+
+
+def page_data(parts: Parts) -> dict[str, Any]:
+    """Everything that the script draws; plain JSON without NaN or infinities."""
+    report = parts.report
+    captures = [_capture(parts, result) for result in pictured(report)]
+    order = {(r.backend, r.prompt): i for i, r in enumerate(report.results)}
+    selected = captures[0]["key"] if captures else None
+    captures.sort(key=lambda c: order[c["backend"], c["prompt"]])
+    return {"largest": LARGEST, "factor": FACTOR, "selected": selected, "captures": captures}
+
+
+def capture_key(backend: str, prompt: str) -> str:
+    """How the page names a capture; no backend's name holds a `|`."""
+    return f"{backend}|{prompt}"
+
+
+def _capture(parts: Parts, result: Result) -> dict[str, Any]:
+    step = result.first_bad.step if result.first_bad is not None else 0
+    judged = [j for j in parts.judged.get((result.backend, result.prompt), []) if j.step == step]
+    tokens = parts.prompts.get(result.prompt)
+    return {
+        "key": capture_key(result.backend, result.prompt), "backend": result.backend, "prompt": result.prompt,
+        "status": result.status, "step": step, "reference": result.backend == parts.report.reference,
+        "linears": _linears(judged), "bad": _bad_place(result, judged), "bad_kind": _bad_kind(result),
+        "tokens": [*(tokens.token_ids if tokens is not None else ())], "written": [*result.tokens],
+        "headroom": {layer: _rounded(bits) for layer, bits in result.headroom_bits.items()},
+    }  # fmt: skip
+
+
+def _linears(judged: Sequence[Judgement]) -> dict[str, list[Any]]:
+    """One entry a judged call of the step, in order of execution."""
+    return {
+        "layer": [_name(j) for j in judged],
+        "rows": [j.rows for j in judged],
+        "local": [_rounded(j.local_l2_rel) for j in judged],
+        "floor": [_rounded(j.noise_floor) for j in judged],
+        "excess": [_rounded(j.excess) for j in judged],
+        "inherited": [_rounded(j.inherited_l2_rel) for j in judged],
+        "input": [_rounded(j.input_absmax) for j in judged],
+        "exact": [_rounded(j.exact_absmax) for j in judged],
+        "kind": [j.kind for j in judged],
+        "note": [_note(j) for j in judged],
+    }
+
+
+def _name(j: Judgement) -> str:
+    """A bad interval is named by what it is and the linear that it leads to."""
+    return f"{j.path} before {j.layer}" if j.path in INTERVALS else j.stored
+
+
+def _bad_place(result: Result, judged: Sequence[Judgement]) -> int | None:
+    """Where the first bad call stands among them."""
+    bad = result.first_bad
+    if bad is None:
+        return None
+    alike = (i for i, j in enumerate(judged) if (j.layer, j.index, j.path) == (bad.layer, bad.index, bad.path))
+    return next(alike, None)
+
+
+def _bad_kind(result: Result) -> str:
+    return result.first_bad.kind if result.first_bad is not None else ""
+
+
+def _note(j: Judgement) -> str:
+    if j.kind == "ok":
+        return f"{j.inherited_rows} of {j.rows} rows had lost their input" if j.inherited_rows else ""
+    if j.kind == "inherited":
+        return "input already NaN or infinite"
+    return f"{j.kind}: {j.nonfinite} infinite or NaN" if j.nonfinite else j.kind
+
+
+def _rounded(value: float | None) -> float | None:
+    """Four digits, which is more than any picture shows; None for what has no size."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.4g}")

@@ -1,0 +1,74 @@
+"""Putting the page together: one file, whose scripts are named by their hashes and which may load nothing."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from gptq_diff.records import Report
+from gptq_diff.report.advice import advice, headline, worst_result
+from gptq_diff.report.cleaned import cleaned
+from gptq_diff.report.experiments import experiment_lines
+from gptq_diff.report.headroom import headroom_lines
+from gptq_diff.report.html import about, tables
+from gptq_diff.report.html.data import page_data
+from gptq_diff.report.html.library import packed_json, plotly, source_hash
+from gptq_diff.report.html.parts import Parts, pictured
+from gptq_diff.report.quantisation import quantisation_line
+from gptq_diff.report.sweeps import at_the_changes, sweep_lines
+from gptq_diff.text import clean, one_line
+
+HERE = Path(__file__).parent
+
+
+def render_html(parts: Parts) -> str:
+    """The whole page. All text in it is cleaned and escaped; it is the same for the same parts."""
+    tidy = partial(cleaned, tidy=one_line)
+    report = cleaned(parts.report, one_line)
+    parts = Parts(
+        report, {tidy(key): tidy(tuple(rows)) for key, rows in parts.judged.items()},
+        {one_line(name): cleaned(prompt, clean) for name, prompt in parts.prompts.items()},
+    )  # fmt: skip
+    library, script = plotly(), _own("report.js")
+    policy = (
+        f"default-src 'none'; script-src {library.hash} {source_hash(script.encode())}; "
+        "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    worst = worst_result(report)
+    shown = at_the_changes(report)
+    template = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template("report.html.jinja")
+    return template.render(
+        policy=policy, style=Markup(_own("report.css")), script=Markup(script),  # noqa: S704  our own files
+        library=library.packed, data=packed_json(page_data(parts)),
+        report=report, headline=headline(report), advice=advice(report), worst=worst, right=_right(report),
+        sign=tables.sign, matrix=tables.matrix(shown, pictured(report)), written=tables.written(shown),
+        findings=tables.findings(report.results), workarounds=tables.workarounds(report.results),
+        skipped=tables.skipped_linears(report.results), sweeps=sweep_lines(report),
+        experiments=experiment_lines(report), headroom=headroom_lines(report), prompts=parts.prompts,
+        quantised=[line for r in report.results if (line := quantisation_line(r)) is not None],
+        ran=about.ran(report), facts=about.facts(report), judged=any(parts.judged.values()),
+    )  # fmt: skip
+
+
+def write_html(parts: Parts, path: Path) -> None:
+    """Write by rename."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(render_html(parts), encoding="utf-8")
+    part.replace(path)
+
+
+def _own(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _right(report: Report) -> str | None:
+    """What the reference wrote for the prompt of the verdict."""
+    for r in report.results:
+        if (r.backend, r.prompt) == (report.reference, report.verdict.prompt):
+            return r.text
+    return None

@@ -1,0 +1,76 @@
+"""What the page is made of, read from a finished run: the report, and of some captures the stored judgements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gptq_diff.errors import CaptureError
+from gptq_diff.records import Judgement, Report, Result
+from gptq_diff.report.advice import worst_result
+from gptq_diff.report.json_report import read_report
+from gptq_diff.report.judged import read_judged_of
+from gptq_diff.report.sweeps import at_the_changes
+
+Key = tuple[str, str]
+"""(backend, prompt)."""
+MOST_PICTURED = 40
+"""Captures whose judgements are in the page; with 200 prompts all of them would take minutes to read."""
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """What was asked: the ids that every backend got, and the text they stand for (None for bare ids)."""
+
+    token_ids: tuple[int, ...]
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that the page shows.
+
+    judged: judgements of the captures that are pictured, in order of execution; empty where none are stored.
+    prompts: by id; empty where they are not to be shown.
+    """
+
+    report: Report
+    judged: Mapping[Key, list[Judgement]]
+    prompts: Mapping[str, PromptText] = field(default_factory=dict)
+
+
+def read_parts(root: Path) -> Parts:
+    """Of a finished run; CaptureError where it has no report.json, or a damaged file."""
+    report = read_report(root / "report.json")
+    keys = [(r.backend, r.prompt) for r in pictured(report)]
+    return Parts(report, {key: read_judged_of(root, *key) for key in keys}, _read_prompts(root / "prompts.json"))
+
+
+def pictured(report: Report) -> list[Result]:
+    """At most MOST_PICTURED results, the most telling first: the worst, then failing ones, the reference, the others.
+
+    Of a sweep only the lengths at which something changes.
+    """
+    worst = worst_result(report)
+
+    def rank(result: Result) -> int:
+        if result is worst:
+            return 0
+        if result.first_bad is not None:
+            return 1
+        return 2 if result.status != "agree" else 3 if result.backend == report.reference else 4
+
+    return sorted(at_the_changes(report).results, key=rank)[:MOST_PICTURED]
+
+
+def _read_prompts(path: Path) -> dict[str, PromptText]:
+    """Empty where the file is missing: a report alone is shown without."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return {r["id"]: PromptText(tuple(r["token_ids"]), r["text"]) for r in rows}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, KeyError) as e:
+        raise CaptureError(f"{path} is damaged: {e}", "run the capture again") from e
