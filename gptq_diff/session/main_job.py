@@ -12,6 +12,7 @@ from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint
 from gptq_diff.compare.judge_run import Key
 from gptq_diff.records import Report
 from gptq_diff.report.json_report import write_report
+from gptq_diff.report.renderings import write_renderings
 from gptq_diff.session.asked import Asked, RunRecord
 from gptq_diff.session.between_run import judge_intervals
 from gptq_diff.session.capture_all import capture_all, start_record
@@ -72,7 +73,8 @@ def compare_and_write(
 
 
 def write(run: RunDir, record: RunRecord, report: Report) -> Report:
-    """report.json, then run.json in its last state."""
+    """report.json and what is rendered from it, then run.json in its last state."""
     write_report(report, run.root / "report.json")
+    write_renderings(report, run.root)
     run.write_run(record.to_json())
     return report

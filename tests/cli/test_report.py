@@ -52,6 +52,23 @@ def test_verbose_shows_every_linear_and_the_logs(program: Program, finished: Pat
     assert "\x1b" not in err
 
 
+@pytest.mark.parametrize(("format_", "start"), [("md", "### gptq-diff: overflow"), ("junit", "<?xml version=")])
+def test_as_a_file(program: Program, finished: Path, tmp_path: Path, format_: str, start: str) -> None:
+    """What -o writes is what stdout shows."""
+    code, out, err = program("report", finished, "--format", format_)
+    assert (code, err) == (1, "")
+    assert out.startswith(start)
+    code, nothing, err = program("report", finished, "--format", format_, "-o", tmp_path / "it")
+    assert (code, nothing, err) == (1, "", "")
+    assert (tmp_path / "it").read_text() == out
+
+
+def test_the_console_is_no_file(program: Program, finished: Path, tmp_path: Path) -> None:
+    code, _, err = program("report", finished, "-o", tmp_path / "it")
+    assert code == 2
+    assert "--format md" in err
+
+
 def test_an_unfinished_run_says_what_to_do(program: Program, finished: Path) -> None:
     """3: there is no verdict yet."""
     (finished / "report.json").unlink()
@@ -67,7 +84,7 @@ def test_a_directory_that_is_no_run(program: Program, tmp_path: Path) -> None:
     assert "no run.json" in err
 
 
-@pytest.mark.parametrize("format_", ["console", "json"])
+@pytest.mark.parametrize("format_", ["console", "json", "md", "junit"])
 def test_torch_is_not_imported(finished: Path, format_: str) -> None:
     """Nor anything else that takes seconds, or that a machine without the model may lack."""
     code = (

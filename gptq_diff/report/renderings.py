@@ -1,0 +1,35 @@
+"""The files that a run gets beside its report.json, each made from the report and what lies judged beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable
+
+from gptq_diff.records import Report
+from gptq_diff.report.judged import read_all_judged
+from gptq_diff.report.markdown import markdown
+
+Renderer = Callable[[Report, Path], str]
+"""report, the directory of its run (or one with redacted copies of the same files) -> the whole file's text."""
+
+
+def _markdown(report: Report, root: Path) -> str:
+    return markdown(report, read_all_judged(root, report))
+
+
+RENDERINGS: dict[str, Renderer] = {"report.md": _markdown}
+"""By the file's name; `run`, `compare` and `diagnose` write them all, and a bundle renders them again."""
+
+
+def write_renderings(report: Report, root: Path) -> None:
+    """Write every file, each by rename."""
+    for name, render in RENDERINGS.items():
+        write_text(root / name, render(report, root))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write whole or not at all, in UTF-8, line ends as they are."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", newline="") as f:
+        f.write(text)
+    part.replace(path)
