@@ -295,6 +295,25 @@ class Between:
 
 
 @dataclass(frozen=True)
+class RowMap:
+    """Figures of single rows of every linear of one capture, for pictures of linear by token.
+
+    layers: [L] in order of execution. bins: [B] (step, first row, last row, both included): rows of a long step share
+    one, which holds their largest. x, y: largest finite magnitude of input and output; error: norm of (y - exact) over
+    norm of exact. Each is [L, B] little-endian uint16 in base64: 0 where there is none (x was not finite, or nothing
+    was judged), else 32768 + 256 * log2(value), at least 1: which errs by at most 0.14 %.
+    lost: (layer, bin, outputs that are infinite or NaN although x is finite), the first MOST_LOST of them.
+    """
+
+    layers: tuple[str, ...]
+    bins: tuple[tuple[int, int, int], ...]
+    x: str
+    y: str
+    error: str
+    lost: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
 class IntervalCount:
     """How many intervals between linears were judged, which were not, and the largest share of their threshold."""
 

@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "judged_file": NOUNS,
     "diagnosed_file": NOUNS,
     "between_file": NOUNS,
+    "rows_file": NOUNS,
     "toml_file": {"errors"},
     "config_file": {"errors", "suggest", "toml_file"},
     "presets": NOUNS | {"suggest"},
@@ -52,10 +53,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": PURE | {"capture", "engines", "jobs", "memory", "processes"},
     "launch": NOUNS | {"jobs", "log_end", "memory", "presets", "processes", "stage", "text"},
     "models": NOUNS | {"checkpoint", "numerics"},
-    "compare": PURE | {"capture", "judged_file"},
+    "compare": PURE | {"capture", "judged_file", "rows_file"},
     "fix": PURE | {"diagnose", "models"},
     "diagnose": PURE | {"capture", "compare", "jobs", "judged_file"},
-    "report": NOUNS | {"between_file", "judged_file", "text"},
+    "report": NOUNS | {"between_file", "judged_file", "rows_file", "text"},
     "session": PURE
     | {"fix"}
     | {"capture", "compare", "diagnose", "environment", "environments", "hosts", "jobs", "launch", "memory", "models"}
@@ -200,7 +201,7 @@ def test_only_a_worker_imports_an_engine() -> None:
 def test_a_report_knows_records_alone() -> None:
     """So that it can be made anywhere, of any finished run."""
     known = {other for path in sources() if unit_of(path) == "report" for _, other in own_imports(path)}
-    assert known <= {"report", "records", "errors", "between_file", "judged_file", "text"}
+    assert known <= {"report", "records", "errors", "between_file", "judged_file", "rows_file", "text"}
     heavy = {
         (path.parent.name, name.split(".")[0])
         for path in sources() if unit_of(path) == "report"

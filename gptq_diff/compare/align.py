@@ -10,6 +10,7 @@ import torch
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.capture.tap import ALL_REDUCE, BIAS, REPLICATED, stored_name
 from gptq_diff.compare.judge import CapturedCall, finite_ratio
+from gptq_diff.compare.rows import RowsSoFar
 
 STEPS_AFTER = frozenset({ALL_REDUCE, BIAS, REPLICATED})
 """Paths that are not a linear's own product: what happens to it afterwards."""
@@ -32,7 +33,7 @@ class Place:
 class Captured:
     """One capture with its calls by layer, beside the reference's capture of the same prompt (or None).
 
-    seconds: what judging it has taken so far.
+    seconds: what judging it has taken so far. rows: the figures of single rows that it gave.
     """
 
     def __init__(self, reader: CaptureReader, reference: CaptureReader | None) -> None:
@@ -48,6 +49,7 @@ class Captured:
         self._comparable = comparable_steps(reader, reference)
         self._gaps: dict[tuple[str, str], float | None] = {}
         self.seconds = 0.0
+        self.rows = RowsSoFar()
 
     def calls(self, layer: str) -> list[CapturedCall]:
         """Every call of that layer whose tensors were kept, oldest first."""

@@ -17,6 +17,7 @@ import torch
 
 from gptq_diff.compare.exact_answer import stack_inputs
 from gptq_diff.compare.figures import FACTOR, Floats, RowFigures, Weight, row_figures
+from gptq_diff.compare.rows import Figures
 from gptq_diff.numerics.partial_sums import row_norm2
 from gptq_diff.records import Judgement
 
@@ -65,8 +66,11 @@ class _CallFigures:
     inherited: list[float | None]
 
 
-def judge_layer(weight: Weight, calls: Sequence[CapturedCall]) -> list[Judgement]:
-    """One judgement a call, in the order given; every call has at least one row."""
+def judge_layer(weight: Weight, calls: Sequence[CapturedCall], rows_of: list[Figures] | None = None) -> list[Judgement]:
+    """One judgement a call, in the order given; every call has at least one row.
+
+    rows_of: takes the figures of every call's single rows, in the same order.
+    """
     if not calls:
         return []
     calls = [placed(call, weight.w_KN.shape[0]) for call in calls]
@@ -75,8 +79,20 @@ def judge_layer(weight: Weight, calls: Sequence[CapturedCall]) -> list[Judgement
     rows = stack_inputs([c.x_MK for c in calls])
     y_MN = torch.cat([c.y_MN.to(torch.float32) for c in calls])
     figures = row_figures(weight, rows, y_MN, spans)
+    if rows_of is not None:
+        rows_of.extend(np.split(_single_rows(figures), starts[1:-1]))
     by_call = _by_call(figures, starts, inherited(calls, rows.finite_M, starts))
     return [_judgement(weight.spec.name, call, by_call, i) for i, call in enumerate(calls)]
+
+
+def _single_rows(f: RowFigures) -> Figures:
+    """Of all rows, as compare.rows keeps them; the error is NaN where the exact answer is zero and it is not."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.where(f.error2 == 0, 0.0, np.sqrt(f.error2 / f.exact2))
+    error[np.isinf(error)] = np.nan
+    found = np.stack([f.x_absmax, f.y_absmax, error, f.overflow + f.too_large + f.spoiled], axis=1).astype(np.float32)
+    found[~f.finite] = np.nan
+    return found
 
 
 def placed(call: CapturedCall, in_features: int) -> CapturedCall:

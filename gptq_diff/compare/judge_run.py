@@ -12,10 +12,12 @@ from gptq_diff.checkpoint.dequant import dequantise
 from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.judge import CapturedCall, Weight, judge_layer
 from gptq_diff.compare.quantisation import quantisation_errors
+from gptq_diff.compare.rows import CallRows, Figures
 from gptq_diff.compare.steps_after import judge_step
 from gptq_diff.judged_file import read_judged as read_judged
 from gptq_diff.judged_file import write_judged as write_judged
 from gptq_diff.records import ORIGINAL, Judgement, LayerSpec
+from gptq_diff.rows_file import read_rows, rows_file, write_rows
 
 if TYPE_CHECKING:
     from gptq_diff.checkpoint.reader import Checkpoint
@@ -40,7 +42,10 @@ def layer_weight(spec: LayerSpec, judge: Checkpoint, loaded: Checkpoint, out: to
 def judge_captures(
     captures: dict[Key, Captured], judge: Checkpoint, loaded: Checkpoint, progress: Callable[[int, int], None]
 ) -> dict[Key, list[Judgement]]:
-    """Judgements of every kept call, by capture, in order of execution; what each took is added to its `seconds`."""
+    """Judgements of every kept call, by capture, in order of execution.
+
+    What each took is added to its `seconds`, the figures of single rows to its `rows`.
+    """
     judged: dict[Key, list[Judgement]] = {key: [] for key in captures}
     memory = torch.empty(max((s.in_features * s.out_features for s in judge.layers), default=0), dtype=torch.float32)
     for done, spec in enumerate(judge.layers):
@@ -48,8 +53,13 @@ def judge_captures(
         calls = [(key, call) for key, captured in captures.items() for call in captured.calls(spec.name)]
         if calls:
             weight = layer_weight(spec, judge, loaded, memory)
-            for (key, _), judgement in zip(calls, judge_calls(weight, [call for _, call in calls])):
+            single: list[Figures] = []
+            found = judge_calls(weight, [call for _, call in calls], single)
+            rows_of = iter(single)
+            for (key, call), judgement in zip(calls, found):
                 judged[key].append(judgement)
+                if _is_product(call):
+                    captures[key].rows.add(CallRows(spec.name, call.step, call.index, next(rows_of)), call.part)
             _share_out(time.perf_counter() - started, [(captures[key], call.x_MK.shape[0]) for key, call in calls])
         progress(done + 1, len(judge.layers))
     for rows in judged.values():
@@ -57,10 +67,12 @@ def judge_captures(
     return judged
 
 
-def judge_calls(weight: Weight, calls: list[CapturedCall]) -> list[Judgement]:
-    """One judgement a call, in the order given: kernels' products, steps after them, unquantised linears."""
-    products = [call for call in calls if call.path not in STEPS_AFTER and call.path != ORIGINAL]
-    of_product = iter(judge_layer(weight, products))
+def judge_calls(weight: Weight, calls: list[CapturedCall], rows_of: list[Figures] | None = None) -> list[Judgement]:
+    """One judgement a call, in the order given: kernels' products, steps after them, unquantised linears.
+
+    rows_of: as in judge_layer, of the products alone.
+    """
+    of_product = iter(judge_layer(weight, [call for call in calls if _is_product(call)], rows_of))
     of_original = iter(quantisation_errors(weight, [call for call in calls if call.path == ORIGINAL]))
     found = []
     for call in calls:
@@ -72,11 +84,26 @@ def judge_calls(weight: Weight, calls: list[CapturedCall]) -> list[Judgement]:
     return found
 
 
+def _is_product(call: CapturedCall) -> bool:
+    """Whether a kernel multiplied there: neither a step after it nor an unquantised linear."""
+    return call.path not in STEPS_AFTER and call.path != ORIGINAL
+
+
 def _share_out(seconds: float, rows: list[tuple[Captured, int]]) -> None:
     """A layer is judged for all captures together: each is said to take its share of the rows."""
     total = sum(n for _, n in rows)
     for captured, n in rows:
         captured.seconds += seconds * n / total
+
+
+def store_rows(run: RunDir, key: Key, captured: Captured) -> None:
+    """Keep the figures of single rows; of a pruned capture, which has fewer linears left, the earlier ones stay."""
+    fresh, path = captured.rows.map(), rows_file(run.root, *key)
+    if fresh is None:
+        return
+    stored = read_rows(path)
+    if stored is None or len(fresh.layers) >= len(stored.layers):
+        write_rows(path, fresh)
 
 
 def open_captures(run: RunDir, keys: list[Key], reference: str) -> dict[Key, Captured]:

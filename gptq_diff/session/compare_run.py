@@ -11,7 +11,7 @@ import gptq_diff
 from gptq_diff.between_file import between_file, read_between
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.capture.store import CaptureReader
-from gptq_diff.compare.judge_run import Key, judge_captures, open_captures
+from gptq_diff.compare.judge_run import Key, judge_captures, open_captures, store_rows
 from gptq_diff.compare.results import BackendRun, make_result, verdict
 from gptq_diff.diagnosed_file import read_findings
 from gptq_diff.judged_file import read_judged, write_judged
@@ -65,6 +65,7 @@ def judge_run(
         merged = {(j.step, j.stored): j for j in read_judged(run.judged(*key))}
         merged.update({(j.step, j.stored): j for j in fresh})
         write_judged(run.judged(*key), sorted(merged.values(), key=lambda j: (j.step, j.index, len(j.part), j.part)))
+        store_rows(run, key, captures[key])
     calls = sum(len(places) for captured in captures.values() for places in captured.places.values())
     before = sum(len(read_judged(run.judged(*key))) for key in captures if key in known)
     seconds: dict[str, float] = {}

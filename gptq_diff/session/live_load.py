@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gptq_diff.capture.run_dir import RunDir
-from gptq_diff.compare.judge_run import Key, judge_captures, open_captures
+from gptq_diff.compare.judge_run import Key, judge_captures, open_captures, store_rows
 from gptq_diff.jobs import AnyJob
 from gptq_diff.judged_file import write_judged
 from gptq_diff.records import Judgement
@@ -84,6 +84,7 @@ class OfLoad:
         judged = judge_captures(captures, live.judge, live.loaded, lambda *_: None)
         for key, judgements in judged.items():
             write_judged(live.run.judged(*key), judgements)
+            store_rows(live.run, key, captures[key])
             live.judged[key] = captures[key].seconds
         found = subjects(live.run, chosen(judged, live.mode), captures, self._kernels, live.judge, live.loaded)
         for captured in opened.values():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -26,12 +25,12 @@ HERE = Path(__file__).parent
 
 def render_html(parts: Parts) -> str:
     """The whole page. All text in it is cleaned and escaped; it is the same for the same parts."""
-    tidy = partial(cleaned, tidy=one_line)
     report = cleaned(parts.report, one_line)
     parts = Parts(
-        report, {tidy(key): tidy(tuple(rows)) for key, rows in parts.judged.items()},
+        report,
+        {cleaned(key, one_line): [cleaned(j, one_line) for j in rows] for key, rows in parts.judged.items()},
         {one_line(name): cleaned(prompt, clean) for name, prompt in parts.prompts.items()},
-    )  # fmt: skip
+    )
     library, script = plotly(), _own("report.js")
     policy = (
         f"default-src 'none'; script-src {library.hash} {source_hash(script.encode())}; "

@@ -1,0 +1,35 @@
+"""judged/BACKEND/PROMPT.rows.json: figures of single rows, for pictures. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from gptq_diff.errors import CaptureError
+from gptq_diff.records import RowMap
+
+
+def rows_file(root: Path, backend: str, prompt: str) -> Path:
+    """Where a run keeps them."""
+    return root / "judged" / backend / f"{prompt}.rows.json"
+
+
+def write_rows(path: Path, rows: RowMap) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(asdict(rows)) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def read_rows(path: Path) -> RowMap | None:
+    """What is stored there, None when nothing is, CaptureError for a damaged file."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        bins, lost = (tuple((a, b, c) for a, b, c in raw[name]) for name in ("bins", "lost"))
+        return RowMap(tuple(raw["layers"]), bins, raw["x"], raw["y"], raw["error"], lost)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as e:
+        raise CaptureError(f"{path} is damaged: {e}", "remove it, then `gptq-diff compare` with --model") from e
