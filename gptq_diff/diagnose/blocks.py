@@ -62,6 +62,8 @@ class BlockSearch:
         if after > enough and self.blocks > 1 and after < HOPEFUL * before:
             found.append(self._sweep(self._nothing()))
             found.append(self._sweep(self._whole()))
+            if self.by_column and len(self.start_MC) >= 2 * self.blocks:
+                found.append(self._sweep(self._solved()))
         return [self._agreed(choice) for choice in found] if self.by_column else found
 
     def _agreed(self, choice: Choice) -> Choice:
@@ -88,6 +90,25 @@ class BlockSearch:
         total_VC = (self.start_MC - self.delta_VBMC.sum(dim=1)).square().sum(dim=1).double() / self.unit_C
         best = total_VC.argmin(dim=0) if self.by_column else total_VC.sum(dim=1).argmin().expand(len(self.unit_C))
         return best.expand(self.blocks, -1).clone()
+
+    def _solved(self) -> torch.Tensor:
+        """Every column one variant, in the blocks whose share in it least squares put nearer to all than to nothing.
+
+        One block after another goes astray where what they do to y is alike.
+        """
+        best_BC, best_C = self._nothing(), torch.full((len(self.unit_C),), float("inf"), dtype=torch.float64)
+        for i, delta_BMC in enumerate(self.delta_VBMC):
+            gram_CBB = torch.einsum("bmc,dmc->cbd", delta_BMC, delta_BMC).double()
+            gram_CBB = gram_CBB + torch.diag_embed(self.unit_C[:, None].expand(-1, self.blocks))
+            with_gap_CB = torch.einsum("bmc,mc->cb", delta_BMC, self.start_MC).double()
+            shares_CB = torch.linalg.solve(gram_CBB, with_gap_CB)
+            taken_BC = (shares_CB > 0.5).T
+            gap_MC = self.start_MC - torch.einsum("bmc,bc->mc", delta_BMC, taken_BC.float())
+            gap2_C = gap_MC.square().sum(dim=0).double()
+            better_C = gap2_C < best_C
+            best_BC = torch.where(better_C, torch.where(taken_BC, i, -1), best_BC)
+            best_C = torch.where(better_C, gap2_C, best_C)
+        return best_BC
 
     def _greedy(self, enough: float) -> Choice:
         which_BC = self._nothing()
