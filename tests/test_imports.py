@@ -56,9 +56,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compare": PURE | {"capture", "judged_file", "rows_file"},
     "fix": PURE | {"diagnose", "models"},
     "diagnose": PURE | {"capture", "compare", "jobs", "judged_file"},
+    "reduce": PURE | {"capture", "compare", "processes"},
     "report": NOUNS | {"between_file", "judged_file", "rows_file", "text"},
     "session": PURE
-    | {"fix"}
+    | {"fix", "reduce"}
     | {"capture", "compare", "diagnose", "environment", "environments", "hosts", "jobs", "launch", "memory", "models"}
     | {"presets", "prompts", "suggest", "between_file", "judged_file", "diagnosed_file", "report", "stage", "text"},
     "cases": NOUNS | {"config_file", "models", "presets", "prompts", "session", "suggest", "text", "toml_file"},

@@ -12,7 +12,7 @@ from gptq_diff.errors import CannotJudge, UsageError
 from gptq_diff.jobs import capture_key
 from gptq_diff.records import Prompt
 
-OURS = ("captures", "judged", "diagnosed", "experiments", "workarounds", "weights", "logs")
+OURS = ("captures", "judged", "diagnosed", "experiments", "workarounds", "weights", "logs", "reduced")
 FILES = ("prompts.json", "report.json", "report.md", "report.html", "run.json")
 
 

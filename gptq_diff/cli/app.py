@@ -16,6 +16,7 @@ from gptq_diff.cli.compare import compare
 from gptq_diff.cli.demo import demo
 from gptq_diff.cli.diagnose import diagnose
 from gptq_diff.cli.errors import flush_stdout, settle
+from gptq_diff.cli.reduce import reduce
 from gptq_diff.cli.report import report
 from gptq_diff.cli.run import run
 from gptq_diff.cli.settings import settings_of, user_config
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, demo, backends, compare, diagnose, report, stress):
+for command in (run, demo, backends, compare, diagnose, reduce, report, stress):
     app.command()(command)
 app.add_typer(model.app, name="model")
 app.add_typer(env.app, name="env")

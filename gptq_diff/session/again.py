@@ -39,7 +39,7 @@ def compare_again(
             say("this run was interrupted: what is whole is judged, and the rest is named below")
         record = as_far_as_it_came(run, record)
         record = replace(record, allow_skip=record.allow_skip or allow_skip)
-        loaded, judge = _checkpoints(record, model, reference_model)
+        loaded, judge = checkpoints_of(record, model, reference_model)
         if isinstance(loaded, Checkpoint) and isinstance(judge, Checkpoint):
             if judging:
                 record = _judged_again(run, record, judge, loaded, say)
@@ -66,7 +66,7 @@ def _judged_again(
     return judged.noted(record)
 
 
-def _checkpoints(
+def checkpoints_of(
     record: RunRecord, model: str | None, reference_model: str | None
 ) -> tuple[Checkpoint | str, Checkpoint | str]:
     """What the backends loaded and what the judge reads; in place of one that is not there, why."""
