@@ -17,7 +17,13 @@ def _markdown(report: Report, root: Path) -> str:
     return markdown(report, read_all_judged(root, report))
 
 
-RENDERINGS: dict[str, Renderer] = {"report.md": _markdown}
+def _html(report: Report, root: Path) -> str:
+    from gptq_diff.report.html import read_parts, render_html  # jinja2, which nothing else here needs
+
+    return render_html(read_parts(root, report))
+
+
+RENDERINGS: dict[str, Renderer] = {"report.md": _markdown, "report.html": _html}
 """By the file's name; `run`, `compare` and `diagnose` write them all, and a bundle renders them again."""
 
 

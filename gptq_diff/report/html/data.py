@@ -6,18 +6,24 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gptq_diff.records import INTERVALS, Judgement, Result
+from gptq_diff.records import INTERVALS, Judgement, Result, RowMap
 from gptq_diff.report.html.parts import Parts, pictured
 
 LARGEST = 65504.0
 FACTOR = 3.0
 """How many times the noise floor is still explained by it: the detection threshold (gptq_diff.compare.figures)."""
+MAP_BYTES = 700_000
+"""What the maps of linear by token may take of the page, as base64; with the library it stays below 3 MB."""
 
 
 def page_data(parts: Parts) -> dict[str, Any]:
     """Everything that the script draws; plain JSON without NaN or infinities."""
     report = parts.report
-    captures = [_capture(parts, result) for result in pictured(report)]
+    captures, room = [], MAP_BYTES
+    for result in pictured(report):
+        rows = parts.rows.get((result.backend, result.prompt))
+        maps, room = _maps(result, rows, room)
+        captures.append({**_capture(parts, result), "maps": maps})
     order = {(r.backend, r.prompt): i for i, r in enumerate(report.results)}
     selected = captures[0]["key"] if captures else None
     captures.sort(key=lambda c: order[c["backend"], c["prompt"]])
@@ -32,14 +38,32 @@ def capture_key(backend: str, prompt: str) -> str:
 def _capture(parts: Parts, result: Result) -> dict[str, Any]:
     step = result.first_bad.step if result.first_bad is not None else 0
     judged = [j for j in parts.judged.get((result.backend, result.prompt), []) if j.step == step]
-    tokens = parts.prompts.get(result.prompt)
+    asked = parts.prompts.get(result.prompt)
+    tokens = asked.token_ids if asked is not None and not result.cached_rows else ()  # captured rows start elsewhere
     return {
         "key": capture_key(result.backend, result.prompt), "backend": result.backend, "prompt": result.prompt,
         "status": result.status, "step": step, "reference": result.backend == parts.report.reference,
         "linears": _linears(judged), "bad": _bad_place(result, judged), "bad_kind": _bad_kind(result),
-        "tokens": [*(tokens.token_ids if tokens is not None else ())], "written": [*result.tokens],
+        "tokens": [*tokens], "written": [*result.tokens],
+        "shared": sum(j.part.isdigit() for j in judged),
         "headroom": {layer: _rounded(bits) for layer, bits in result.headroom_bits.items()},
     }  # fmt: skip
+
+
+def _maps(result: Result, rows: RowMap | None, room: int) -> tuple[dict[str, Any], int]:
+    """The maps of one capture, or in `why` why there are none; and the bytes that are left for others."""
+    if result.quantization_error is not None:
+        return {"why": "There is no picture: an unquantised model has no kernel that could err."}, room
+    if rows is None:
+        why = "There is no picture: the figures of single tokens are not stored with this run."
+        return {"why": f"{why} Where its tensors are, gptq-diff compare RUN stores them."}, room
+    size = len(rows.x) + len(rows.error)
+    if size > room:
+        return {
+            "why": "There is no picture: it is left out to keep this file small. Failing captures have theirs."
+        }, room
+    maps = {"layers": rows.layers, "bins": rows.bins, "x": rows.x, "error": rows.error, "lost": rows.lost}
+    return maps, room - size
 
 
 def _linears(judged: Sequence[Judgement]) -> dict[str, list[Any]]:

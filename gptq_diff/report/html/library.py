@@ -12,8 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gptq_diff.errors import UsageError
-
 
 @dataclass(frozen=True)
 class Library:
@@ -25,20 +23,23 @@ class Library:
 
 @cache
 def plotly() -> Library:
-    """The plotting library; compressing it takes most of a second, so once a process."""
+    """The plotting library; compressing it takes most of a second, so once a process.
+
+    Nothing where its package is not installed: the page then says so, and a run does not fail for want of pictures.
+    """
     script = _plotly_js()
-    return Library(packed(script), source_hash(script))
+    return Library(packed(script) if script else "", source_hash(script))
 
 
 def _plotly_js() -> bytes:
-    """plotly.js as the Python package plotly ships it; the package itself is not imported, which would take seconds."""
+    """plotly.js as the Python package plotly ships it; nothing without it. Importing the package would take seconds."""
     spec = importlib.util.find_spec("plotly")
     places = spec.submodule_search_locations if spec is not None else None
     for place in places or ():
         path = Path(place) / "package_data" / "plotly.min.js"
         if path.is_file():
             return path.read_bytes()
-    raise UsageError("the package plotly is not installed, which draws the report's pictures", "pip install plotly")
+    return b""
 
 
 def packed(data: bytes) -> str:

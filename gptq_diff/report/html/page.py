@@ -30,6 +30,7 @@ def render_html(parts: Parts) -> str:
         report,
         {cleaned(key, one_line): [cleaned(j, one_line) for j in rows] for key, rows in parts.judged.items()},
         {one_line(name): cleaned(prompt, clean) for name, prompt in parts.prompts.items()},
+        {cleaned(key, one_line): cleaned(rows, one_line) for key, rows in parts.rows.items()},
     )
     library, script = plotly(), _own("report.js")
     policy = (
@@ -52,13 +53,6 @@ def render_html(parts: Parts) -> str:
         quantised=[line for r in report.results if (line := quantisation_line(r)) is not None],
         ran=about.ran(report), facts=about.facts(report), judged=any(parts.judged.values()),
     )  # fmt: skip
-
-
-def write_html(parts: Parts, path: Path) -> None:
-    """Write by rename."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(render_html(parts), encoding="utf-8")
-    part.replace(path)
 
 
 def _own(name: str) -> str:

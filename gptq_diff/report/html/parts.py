@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gptq_diff.errors import CaptureError
-from gptq_diff.records import Judgement, Report, Result
+from gptq_diff.records import Judgement, Report, Result, RowMap
 from gptq_diff.report.advice import worst_result
-from gptq_diff.report.json_report import read_report
 from gptq_diff.report.judged import read_judged_of
 from gptq_diff.report.sweeps import at_the_changes
+from gptq_diff.rows_file import read_rows, rows_file
 
 Key = tuple[str, str]
 """(backend, prompt)."""
@@ -33,19 +33,21 @@ class Parts:
     """All that the page shows.
 
     judged: judgements of the captures that are pictured, in order of execution; empty where none are stored.
-    prompts: by id; empty where they are not to be shown.
+    prompts: by id; empty where they are not to be shown. rows: figures of single rows, where there are any.
     """
 
     report: Report
     judged: Mapping[Key, list[Judgement]]
     prompts: Mapping[str, PromptText] = field(default_factory=dict)
+    rows: Mapping[Key, RowMap] = field(default_factory=dict)
 
 
-def read_parts(root: Path) -> Parts:
-    """Of a finished run; CaptureError where it has no report.json, or a damaged file."""
-    report = read_report(root / "report.json")
+def read_parts(root: Path, report: Report) -> Parts:
+    """What lies beside a report; CaptureError for a damaged file. What is missing is left out, and the page says so."""
     keys = [(r.backend, r.prompt) for r in pictured(report)]
-    return Parts(report, {key: read_judged_of(root, *key) for key in keys}, _read_prompts(root / "prompts.json"))
+    judged = {key: read_judged_of(root, *key) for key in keys}
+    rows = {key: found for key in keys if (found := read_rows(rows_file(root, *key))) is not None}
+    return Parts(report, judged, _read_prompts(root / "prompts.json"), rows)
 
 
 def pictured(report: Report) -> list[Result]:
