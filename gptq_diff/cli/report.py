@@ -22,18 +22,27 @@ class Format(str, enum.Enum):
     JSON = "json"
     MD = "md"
     JUNIT = "junit"
+    HTML = "html"
 
 
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The --out of a finished run.")],
     format: Annotated[  # noqa: A002
         Format,
-        typer.Option("--format", help="console, json, md (fits an issue's comment), or junit (XML for CI)."),
+        typer.Option(
+            "--format", help="console, json, md (fits an issue's comment), junit (XML for CI), or html (one page)."
+        ),
     ] = Format.CONSOLE,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write there.", show_default="stdout"),
+        typer.Option("--output", "-o", metavar="FILE", help="Write there.", show_default="stdout; RUN/report.html"),
     ] = None,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="As it may be shared: no paths, prompts, answers or text of logs.")
+    ] = False,
+    include_prompts: Annotated[
+        bool, typer.Option("--include-prompts", help="With --redact: show prompts and answers all the same.")
+    ] = False,
     as_json: o.AsJson = False,
     verbose: o.Verbose = False,
 ) -> None:
@@ -48,15 +57,39 @@ def report(
     if as_json:
         format = Format.JSON  # noqa: A001
     if output is not None and format is Format.CONSOLE:
-        raise UsageError("--output has no format to write", "Give --format md, json or junit.")
+        raise UsageError("--output has no format to write", "Give --format html, md, json or junit.")
+    if redact:
+        if format is Format.HTML and output is None:
+            raise UsageError("--redact writes no page into the run", "Say where to with -o FILE.")
+        if format is Format.CONSOLE:
+            raise UsageError("--redact is for what is shared", "Give --format html, md, json or junit.")
+    elif include_prompts:
+        raise UsageError("--include-prompts goes with --redact", "Without it prompts are shown anyway.")
     found = read_report(run / "report.json")
+    if format is Format.HTML and output is None:
+        output = run / "report.html"  # no terminal wants it
+    if redact:
+        text = _redacted(format, run, include_prompts=include_prompts)
+    elif format is not Format.CONSOLE:
+        text = _text(format, run, found)
     if format is Format.CONSOLE:
         show_report(run, found, as_json=False, quiet=False, verbose=verbose)
     elif output is not None:
-        write_text(output, f"{_text(format, run, found).rstrip()}\n")
+        write_text(output, f"{text.rstrip()}\n")
     else:
-        typer.echo(_text(format, run, found).rstrip())
+        typer.echo(text.rstrip())
     raise typer.Exit(exit_code(found))
+
+
+def _redacted(wanted: Format, root: Path, *, include_prompts: bool) -> str:
+    """Rendered from redacted copies, in a folder that goes at once."""
+    import tempfile
+
+    from gptq_diff.report.redacted_run import write_redacted
+
+    with tempfile.TemporaryDirectory(prefix="gptq-diff-redacted-") as place:
+        shared = write_redacted(root, Path(place), include_prompts=include_prompts)
+        return _text(wanted, Path(place), shared)
 
 
 def _text(wanted: Format, root: Path, found: Report) -> str:

@@ -207,9 +207,17 @@ def written_lines(report: Report) -> list[str]:
     lines = []
     for r in report.results:
         said = r.text if r.text is not None else " ".join(map(str, r.tokens))
-        told = code(said, TEXT) if said else "(not shown)"
+        told = code(said, TEXT) if said else _unshown(r)
         lines.append(f"- {code(r.backend, NAME)}, {code(r.prompt, NAME)}: {told}")
     return lines
+
+
+def _unshown(r: Result) -> str:
+    """What may be said of an answer that is not in the report."""
+    if r.collapsed:
+        return f"(not shown: it collapses to token {r.collapse_token})"
+    same = r.first_different_token
+    return "(not shown)" if same is None else f"(not shown: its token {same + 1} is the first unlike the reference's)"
 
 
 def kernel_lines(report: Report) -> list[str]:

@@ -63,10 +63,37 @@ def test_as_a_file(program: Program, finished: Path, tmp_path: Path, format_: st
     assert (tmp_path / "it").read_text() == out
 
 
+@pytest.mark.parametrize("format_", ["md", "json", "junit"])
+def test_redacted(program: Program, finished: Path, format_: str) -> None:
+    """As it may be shared: without the model's path, what backends wrote, and prompts' own names."""
+    code, out, _ = program("report", finished, "--format", format_, "--redact")
+    assert code == 1
+    assert "p1" in out
+    assert not any(secret in out for secret in ("/models/m", "!!!!", "short"))
+    _, out, _ = program("report", finished, "--format", format_, "--redact", "--include-prompts")
+    assert "short" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--redact",), "--format html"),
+        (("--include-prompts",), "goes with --redact"),
+        (("--redact", "--format", "html"), "-o FILE"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    program: Program, finished: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    code, _, err = program("report", finished, *arguments)
+    assert code == 2
+    assert said in err
+
+
 def test_the_console_is_no_file(program: Program, finished: Path, tmp_path: Path) -> None:
     code, _, err = program("report", finished, "-o", tmp_path / "it")
     assert code == 2
-    assert "--format md" in err
+    assert "Give --format" in err
 
 
 def test_an_unfinished_run_says_what_to_do(program: Program, finished: Path) -> None:
