@@ -212,10 +212,34 @@ class FirstBad:
 
 
 @dataclass(frozen=True)
+class PartialSums:
+    """One sum of a lost output while it grows, as the kernel holds it and as it would be without rounding.
+
+    says: what is summed. row, column: of the output. channels: of x, after whose product the sums stand; of a long sum
+    a few hundred, those of its largest and smallest value among them. exact: float64. half: in float16, None where it
+    is infinite or NaN; empty where the kernel sums in float32 and narrows the end alone. limit: what float16 holds.
+    """
+
+    says: str
+    row: int
+    column: int
+    channels: tuple[int, ...]
+    exact: tuple[float, ...]
+    half: tuple[float | None, ...]
+    limit: float = 65504.0
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> PartialSums:
+        """From what `asdict` gave; TypeError or KeyError for anything else."""
+        return cls(**{**raw, **{name: tuple(raw[name]) for name in ("channels", "exact", "half")}})
+
+
+@dataclass(frozen=True)
 class Finding:
     """A cause with its evidence; confidence from 0 to 1.
 
-    summary: the cause in a few words that fit into a sentence; "" where the cause's name says it.
+    summary: the cause in a few words that fit into a sentence; "" where the cause's name says it. sums: of an
+    overflow, the sum that left float16; None where no picture of it can be drawn.
     """
 
     cause: str
@@ -223,11 +247,13 @@ class Finding:
     evidence: tuple[str, ...]
     layer: str | None
     summary: str = ""
+    sums: PartialSums | None = None
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Finding:
         """From what `asdict` gave; TypeError or KeyError for anything else."""
-        return cls(**{**raw, "evidence": tuple(raw["evidence"])})
+        sums = PartialSums.from_json(raw["sums"]) if raw.get("sums") else None
+        return cls(**{**raw, "evidence": tuple(raw["evidence"]), "sums": sums})
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def explain_lost(lost: Lost) -> Finding:
     if said:
         evidence.append("ruled out: " + "; ".join(said))
     summary = f"{best.says} ({best.short})" if best.short else best.says
-    return Finding("accumulator-overflow", 0.95 if best.match > 0.9 else 0.8, tuple(evidence), layer, summary)
+    confidence = 0.95 if best.match > 0.9 else 0.8
+    return Finding("accumulator-overflow", confidence, tuple(evidence), layer, summary, best.sums)
 
 
 def beyond_half(lost: Lost) -> Finding | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gptq_diff.compare.figures import LARGEST_HALF
+from gptq_diff.records import PartialSums
 
 if TYPE_CHECKING:
     from gptq_diff.checkpoint.packed import PackedLinear
@@ -57,7 +58,7 @@ class Reproduced:
 
     says: the arithmetic, in words. both: outputs lost in y and in the computation; only_y, only_here: in one of them.
     evidence: sentences with the partial sum that passes 65504; short: the same in a few words. paths: those whose
-    arithmetic this is.
+    arithmetic this is. sums: the first lost output's, while it grows.
     """
 
     says: str
@@ -67,6 +68,7 @@ class Reproduced:
     evidence: tuple[str, ...]
     paths: frozenset[str]
     short: str = ""
+    sums: PartialSums | None = None
 
     @property
     def match(self) -> float:
@@ -75,12 +77,15 @@ class Reproduced:
 
 
 def compare(
-    lost: Lost, here_MN: torch.Tensor, says: str, evidence: tuple[str, ...], paths: frozenset[str], short: str = ""
-) -> Reproduced:
+    lost: Lost, here_MN: torch.Tensor, says: str, evidence: tuple[str, ...], paths: frozenset[str], short: str = "",
+    sums: PartialSums | None = None,
+) -> Reproduced:  # fmt: skip
     """here_MN: bool, what the arithmetic loses; places where the exact answer does not fit do not count."""
     here_MN = here_MN & (lost.exact_MN.abs() < LARGEST_HALF)
     both = int((here_MN & lost.lost_MN).sum())
-    return Reproduced(says, both, int(lost.lost_MN.sum()) - both, int(here_MN.sum()) - both, evidence, paths, short)
+    return Reproduced(
+        says, both, int(lost.lost_MN.sum()) - both, int(here_MN.sum()) - both, evidence, paths, short, sums
+    )
 
 
 def first_lost(lost: Lost) -> tuple[int, int]:

@@ -7,7 +7,9 @@ import torch
 
 from gptq_diff.checkpoint.dequant import group_of_row, unscaled_codes
 from gptq_diff.diagnose.overflow.base import Lost, Reproduced, compare, first_lost
+from gptq_diff.diagnose.overflow.sums import lane as grown_lane
 from gptq_diff.kernels.fastpath import CHAINS, refusal, simulate_fast_path
+from gptq_diff.records import PartialSums
 
 SAYS = "float16 accumulation of unscaled weights"
 PATHS = frozenset({"exllama-fast", "exllama-v1"})
@@ -33,11 +35,11 @@ def fused_lanes(lost: Lost) -> Reproduced | None:
     here_MN[:, columns] = ~torch.isfinite(torch.from_numpy(y_MC))
     row, column = first_lost(lost)
     at = int((columns == column).nonzero()[0])
-    evidence, short = lane_evidence(
+    evidence, short, sums = lane_evidence(
         x_MK[row].double().numpy(), codes_KC[:, at].double().numpy(), order_K.numpy(), CHAINS[spec.bits].word,
-        f"row {int(lost.rows_M[row])}, column {column}",
+        int(lost.rows_M[row]), column,
     )  # fmt: skip
-    return compare(lost, here_MN, SAYS, evidence, PATHS, short)
+    return compare(lost, here_MN, SAYS, evidence, PATHS, short, sums)
 
 
 def _columns(lost: Lost) -> torch.Tensor:
@@ -50,9 +52,9 @@ def _columns(lost: Lost) -> torch.Tensor:
 
 
 def lane_evidence(
-    x_K: np.ndarray, codes_K: np.ndarray, order_K: np.ndarray, word: int, where: str
-) -> tuple[tuple[str, ...], str]:
-    """The lane of one output whose partial sum is largest: its sum, and the product that carries it."""
+    x_K: np.ndarray, codes_K: np.ndarray, order_K: np.ndarray, word: int, row: int, column: int
+) -> tuple[tuple[str, ...], str, PartialSums]:
+    """The lane of one output whose partial sum is largest: its sum, the product that carries it, and how it grows."""
     lanes = x_K.reshape(-1, word // 2, 2) * codes_K.reshape(-1, word // 2, 2)  # [words, products, lane]
     sums = np.cumsum(lanes, axis=1)
     index, step, lane = np.unravel_index(int(np.abs(sums).argmax()), sums.shape)
@@ -60,9 +62,11 @@ def lane_evidence(
     k = int(index) * word + 2 * int(np.abs(terms).argmax()) + int(lane)
     total = float(sums[index, step, lane])
     one = (
-        f"{where}: channel {int(order_K[k])} holds an activation of {x_K[k]:,.0f}, and times its code of "
-        f"{codes_K[k]:g} (minus the zero point, not yet scaled) it is {x_K[k] * codes_K[k]:,.0f}"
+        f"row {row}, column {column}: channel {int(order_K[k])} holds an activation of {x_K[k]:,.0f}, and times its "
+        f"code of {codes_K[k]:g} (minus the zero point, not yet scaled) it is {x_K[k] * codes_K[k]:,.0f}"
     )
     beyond = "beyond what float16 holds (65,504)" if abs(total) >= 65520 else "of what float16 holds, 65,504"
     two = f"the lane's sum of {int(step) + 1} such products reaches {total:,.0f}, {beyond}"
-    return (one, two), f"an activation of {x_K[k]:,.0f} times a code of {codes_K[k]:g} passes 65,504"
+    channels = [int(order_K[int(index) * word + 2 * i + int(lane)]) for i in range(word // 2)]
+    grown = grown_lane("activations times codes, not yet scaled", row, column, channels, lanes[index, :, lane])
+    return (one, two), f"an activation of {x_K[k]:,.0f} times a code of {codes_K[k]:g} passes 65,504", grown

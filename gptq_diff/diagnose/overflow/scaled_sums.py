@@ -6,6 +6,7 @@ import torch
 
 from gptq_diff.checkpoint.dequant import dequantise
 from gptq_diff.diagnose.overflow.base import Lost, Reproduced, compare, first_lost
+from gptq_diff.diagnose.overflow.sums import accumulator
 from gptq_diff.kernels.hgemm_model import STEP, simulate_reconstruct
 
 SAYS = "float16 accumulation of scaled products"
@@ -28,4 +29,5 @@ def scaled_sums(lost: Lost) -> Reproduced | None:
     )
     if abs(reached) < 65504:
         evidence = ()
-    return compare(lost, ~torch.isfinite(y_MN), SAYS, evidence, PATHS, short)
+    sums = accumulator("scaled products", int(lost.rows_M[row]), column, products_K.numpy(), STEP)
+    return compare(lost, ~torch.isfinite(y_MN), SAYS, evidence, PATHS, short, sums)
