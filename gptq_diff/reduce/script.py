@@ -103,6 +103,7 @@ Needs torch$also, a GPU and $needs.
 Exit 1: the defect is there. 0: it is not. 3: this machine cannot tell. Made by `gptq-diff reduce`.
 """
 import argparse, $modules
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), sys.exit(3))  # a crash is no answer
 parser = argparse.ArgumentParser()
 parser.add_argument("--rows", type=int, default=$rows, help="x is padded with zero rows to so many")
 parser.add_argument("--device", default="cuda")
@@ -116,8 +117,7 @@ except (ImportError, OSError) as e:
 
 K, N, GROUP, BITS, V2 = $k, $n, $group, $bits, $v2  # V2: the format of zero points
 AT, LIMIT, EXPECTED = $at, $limit, ($passed, $failed)  # output shown; relative error called wrong; y there, as found
-$data
-def words(codes):  # int32 [rows * BITS / 32, columns]
+${data}def words(codes):  # int32 [rows * BITS / 32, columns]
     bits = (codes.long().T[:, :, None] >> torch.arange(BITS) & 1).reshape(codes.shape[1], -1, 32)
     return (bits << torch.arange(32)).sum(2).to(torch.int32).T.contiguous()  # the upper half wraps to negative
 
@@ -184,7 +184,7 @@ _MULTIPLY = {
         handle = ops.$groups
         return ops.gemm_half_q_half(x, handle, y, False) or y
     given = dict(use_exllama=True, q_weight=qweight, q_perm=none, bit=BITS, a=x, b_q_weight=qweight, b_g_idx=none,
-                 b_gptq_scales=scale, b_gptq_qzeros=words((zeros - (not V2)).T).T.contiguous().to(x.device),
+                 b_gptq_scales=scale, b_gptq_qzeros=words((zeros - int(not V2)).T).T.contiguous().to(x.device),
                  use_v2_format=V2)
     for op in (torch.ops._C.gptq_shuffle, torch.ops._C.gptq_gemm):  # their arguments differ from release to release
         y = op(*[given[argument.name] for argument in op.default._schema.arguments])

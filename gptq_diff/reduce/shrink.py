@@ -19,7 +19,7 @@ DIGITS = (1, 2, 3)
 
 @dataclass(frozen=True)
 class Pair:
-    """failing: the smallest call that fails. passing: the same but for one input, which is one step of float16 smaller.
+    """failing: the smallest call that fails. passing: the same but for one input, one step of float16 smaller (or 0).
 
     moved: (row, k) of that input; None where no single input decides it, and `passing` is the call with x = 0.
     """
@@ -49,7 +49,9 @@ def _one_output(call: Call, y_MN: torch.Tensor, trial: Trial, columns: int) -> C
     order = torch.argsort(gap_MN.flatten(), descending=True, stable=True)[:FIRST_TRIES]
     for place in order.tolist():
         row, column = divmod(place, call.shape[2])
-        one = _alone(_column_block(call.rows([row]), column // columns, columns), column % columns)
+        block = _column_blocks(call.rows([row]), [column // columns], columns)
+        start = min(column // columns * columns, call.shape[2] - block.shape[2])
+        one = _kept_columns(block, [column - start])
         if trial.fails(one):
             return one
     return None
@@ -61,22 +63,16 @@ def _rows_and_columns(call: Call, trial: Trial, columns: int) -> Call | None:
         return None
     rows = ddmin(range(call.shape[0]), lambda kept: trial.fails(call.rows(kept)))
     small = call.rows(rows)
-    found = ddmin(range(small.shape[2] // columns), lambda kept: trial.fails(_column_blocks(small, kept, columns)))
+    found = ddmin(range(-(-small.shape[2] // columns)), lambda kept: trial.fails(_column_blocks(small, kept, columns)))
     small = _column_blocks(small, found, columns)
     kept = ddmin(range(small.shape[2]), lambda n: trial.fails(_kept_columns(small, n)))
     return _kept_columns(small, kept)
 
 
-def _column_block(call: Call, block: int, columns: int) -> Call:
-    return _column_blocks(call, [block], columns)
-
-
 def _column_blocks(call: Call, blocks: list[int], columns: int) -> Call:
-    return call.columns([n for b in blocks for n in range(b * columns, (b + 1) * columns)])
-
-
-def _alone(call: Call, column: int) -> Call:
-    return _kept_columns(call, [column])
+    width = min(columns, call.shape[2])
+    starts = [min(b * columns, call.shape[2] - width) for b in blocks]  # the last block reaches back where N ends early
+    return call.columns([n for start in starts for n in range(start, start + width)])
 
 
 def _kept_columns(call: Call, kept: list[int]) -> Call:
@@ -90,7 +86,7 @@ def _blocks(call: Call, trial: Trial) -> Call:
     """As few blocks of K as will do, whole groups each."""
     call = call.short_groups()
     block = BLOCK if call.scales_GN.shape[0] == 1 else math.lcm(BLOCK, call.group_size)
-    blocks = range(call.shape[1] // block)
+    blocks = range(-(-call.shape[1] // block))
     if len(blocks) < 2:
         return call
     return call.blocks(ddmin(blocks, lambda kept: trial.fails(call.blocks(kept, block))), block)
@@ -161,11 +157,14 @@ def _rounded(call: Call, trial: Trial) -> Call:
 def tighten(call: Call, trial: Trial) -> Pair:
     """The smallest value of one input that still fails, by bisection over the halves, beside the largest that passes.
 
-    The inputs are tried from the largest on, until one is found without which the call passes.
+    The inputs are tried from the largest on, until one is found without which the call passes. A wrong result that is
+    finite has no such border (it goes on into the smallest halves): there the passing call has that input at 0.
     """
     for at in sorted(call.inputs, key=lambda at: (-abs(float(call.x_MK[at])), at)):
         if trial.fails(_with_input(call, at, 0.0)):
             continue
+        if trial.fault.kind == "diverged":
+            return Pair(call, _with_input(call, at, 0.0), at)
         value = call.x_MK[at]
         passes, fails = 0, int(value.abs().view(torch.int16))  # the bits of halves of one sign are in their order
         while fails - passes > 1:

@@ -45,7 +45,7 @@ class Trial:
     def outcome(self, call: Call) -> tuple[torch.Tensor, Judgement]:
         """Y [M, N] as the kernel gave it, and what the judge says of it."""
         self.made += 1
-        linear = packed(call)
+        linear = packed(call, f"call-{self.made}")  # kernels may know weights by their name
         product = self._multiply(call.x_MK, linear)
         captured = CapturedCall(0, 0, product.path, call.x_MK, product.y_MN, None)
         return product.y_MN, judge_layer(weight_of(linear), [captured])[0]
@@ -59,7 +59,7 @@ class Trial:
 
 
 def simulated(make: Callable[[], Kernel]) -> Multiply:
-    """A simulator in this process: a new one for each call, since they know weights by their name."""
+    """A simulator in this process: a new one for each call, so that no weight is kept."""
 
     def multiply(x_MK: torch.Tensor, linear: PackedLinear) -> Product:
         return make().multiply(x_MK, linear)
