@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gptq_diff.records import INTERVALS, Judgement, Result, RowMap
+from gptq_diff.records import INTERVALS, Finding, Judgement, Result, RowMap
 from gptq_diff.report.html.parts import Parts, pictured
 
 LARGEST = 65504.0
@@ -27,7 +27,17 @@ def page_data(parts: Parts) -> dict[str, Any]:
     order = {(r.backend, r.prompt): i for i, r in enumerate(report.results)}
     selected = captures[0]["key"] if captures else None
     captures.sort(key=lambda c: order[c["backend"], c["prompt"]])
-    return {"largest": LARGEST, "factor": FACTOR, "selected": selected, "captures": captures}
+    sums = [_sums(f) for f in told_findings(report.results)]
+    return {"largest": LARGEST, "factor": FACTOR, "selected": selected, "captures": captures, "sums": sums}
+
+
+def told_findings(results: Sequence[Result]) -> dict[Finding, list[Result]]:
+    """Every cause once, in the report's order, with the results that have the very same."""
+    of: dict[Finding, list[Result]] = {}
+    for result in results:
+        for finding in result.findings:
+            of.setdefault(finding, []).append(result)
+    return of
 
 
 def capture_key(backend: str, prompt: str) -> str:
@@ -64,6 +74,13 @@ def _maps(result: Result, rows: RowMap | None, room: int) -> tuple[dict[str, Any
         }, room
     maps = {"layers": rows.layers, "bins": rows.bins, "x": rows.x, "error": rows.error, "lost": rows.lost}
     return maps, room - size
+
+
+def _sums(finding: Finding) -> dict[str, Any] | None:
+    sums = finding.sums
+    if sums is None:
+        return None
+    return {"channels": sums.channels, "exact": sums.exact, "half": sums.half, "limit": sums.limit}
 
 
 def _linears(judged: Sequence[Judgement]) -> dict[str, list[Any]]:

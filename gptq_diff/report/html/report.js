@@ -88,7 +88,7 @@
   const logAxis = (title, low, high) => ({ type: "log", title: { text: title, standoff: 4 }, exponentformat: "power", dtick: high - low > 12 ? 4 : high - low > 6 ? 2 : 1, range: [low, high] });
 
   function put(id, traces, shape, said) {
-    const place = $(id);
+    const place = typeof id === "string" ? $(id) : id;
     place.classList.remove("empty");
     place.setAttribute("aria-label", said);
     if (printing) shape.width = 680;
@@ -191,7 +191,7 @@
       + (binned ? " The prompt is long: neighbouring tokens share a row, which shows the largest." : "")
       + (capture.shared ? ` ${capture.shared} linears whose rows of W the ranks share are not in it.` : "");
     put(id, [
-      { type: "heatmap", z, text, hovertemplate: "%{text}<extra></extra>", zmin: low, zmax: high, colorscale: colours, hoverongaps: false, colorbar: { thickness: 10, len: 1, x: 1.01, xpad: 4, outlinewidth: 0, tickvals: ticks, ticktext: ticks.map((t) => (t >= 0 && t < 6 ? (10 ** t).toLocaleString("en-US") : `10<sup>${t}</sup>`)), tickfont: { size: 11 } } },
+      { type: "heatmap", z, text, hovertemplate: "%{text}<extra></extra>", zmin: low, zmax: high, colorscale: colours, hoverongaps: false, colorbar: { thickness: 10, len: 1, x: 1.01, xpad: 4, outlinewidth: 0, tickvals: ticks, ticktext: ticks.map((t) => (t === 0 ? "1" : `10<sup>${t}</sup>`)), tickfont: { size: 11 } } },
       { type: "scatter", mode: "markers", x: lost.map(([layer]) => at.indexOf(layer)), y: lost.map((l) => l[1]), text: lost.map(([layer, bin, count]) => `${maps.layers[layer]}<br>${names[bin]}<br>${count} outputs infinite or NaN`), marker: { symbol: "x", size: 10, color: "#d55e00", line: { color: "#ffffff", width: 1.5 } }, hovertemplate: "%{text}<extra></extra>" },
     ], layout(c, 340, {
       plot_bgcolor: c.void, margin: { ...margins(), t: 10 },
@@ -241,6 +241,35 @@
     }), `Headroom of ${at.length} linears; the least is ${least === null ? "not known" : `${bitsOf(least)} bits at ${names[least]}`}.`);
   }
 
+  /* The sum of one lost output while it grows, as the kernel has it and without rounding. */
+  function drawSums(c) {
+    for (const place of document.querySelectorAll("[data-sums]")) {
+      const sums = data.sums[Number(place.dataset.sums)];
+      const few = sums.channels.length <= 16;
+      const x = few ? sums.channels.map((_, i) => i) : sums.channels;
+      const text = sums.channels.map((channel) => `after channel ${channel}`);
+      const sign = Math.abs(Math.min(...sums.exact)) > Math.max(...sums.exact) ? -1 : 1;
+      const gone = sums.half.map((v, i) => (v === null ? i : -1)).filter((i) => i >= 0);
+      const far = Math.max(sums.limit, ...sums.exact.map(Math.abs));
+      const both = sums.exact.some((v) => v < -sums.limit / 10) && sums.exact.some((v) => v > sums.limit / 10);
+      const range = both ? [-far * 1.15, far * 1.15] : sign > 0 ? [-far * 0.06, far * 1.15] : [-far * 1.15, far * 0.06];
+      const ends = [sums.limit, -sums.limit].filter((v) => v > range[0] && v < range[1]);
+      const mode = few ? "lines+markers" : "lines";
+      const narrowed = sums.half.length === 0;
+      put(place, [
+        { type: "scatter", mode, name: "without rounding", x, y: sums.exact, text, line: { color: c.own, width: 2 }, marker: { size: 8 }, hovertemplate: "%{text}<br>%{y:,.6~g}<extra>without rounding</extra>" },
+        { type: "scatter", mode, name: "in float16", x: narrowed ? [] : x, y: sums.half, text, line: { color: c.inherited, width: 2, dash: "dot" }, marker: { size: 8, symbol: "square" }, hovertemplate: "%{text}<br>%{y:,.6~g}<extra>in float16</extra>" },
+        { type: "scatter", mode: "markers", name: "float16: infinite", x: narrowed ? [x[x.length - 1]] : gone.map((i) => x[i]), y: (narrowed ? [0] : gone).map(() => sign * sums.limit), text: narrowed ? [text[text.length - 1]] : gone.map((i) => text[i]), marker: { color: c.bad, symbol: "x", size: few || narrowed ? 12 : 5 }, hovertemplate: "%{text}<br>infinite or NaN<extra>in float16</extra>" },
+      ], layout(c, 300, {
+        showlegend: true, margin: { ...margins(), t: 40, r: 20 },
+        xaxis: { title: { text: "channels of the input, in the kernel's order" }, ...(few ? { tickmode: "array", tickvals: x, ticktext: sums.channels.map(String), range: [-0.4, x.length - 0.6] } : {}) },
+        yaxis: { range, tickformat: ",.0f" },
+        shapes: ends.map((v) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: v, y1: v, line: { color: c.limit, width: 1.5, dash: "dash" } })),
+        annotations: ends.map((v) => ({ xref: "paper", x: 0.01, y: v, text: v > 0 ? "65,504" : "-65,504", showarrow: false, xanchor: "left", yanchor: v > 0 ? "bottom" : "top", font: { size: 11 } })),
+      }), `A sum over ${sums.channels.length} channels that passes ${sums.limit}.`);
+    }
+  }
+
   function fillTable() {
     const l = capture.linears;
     const rows = places(l.layer).map((i) => {
@@ -277,6 +306,7 @@
     drawMap("x-map", c, "x", "Viridis", inputRange);
     drawMap("error-map", c, "error", "Cividis", errorRange);
     drawHeadroom(c);
+    drawSums(c);
   }
   function show() {
     fillTable();

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gptq_diff.records import Finding, Report, Result, SkippedLayer, Workaround
-from gptq_diff.report.html.data import capture_key
+from gptq_diff.report.html.data import capture_key, told_findings
 
 SIGNS = {"agree": "✓", "incomplete": "?", "nondeterministic": "≈"}
 """Beside the colour of a status, for those who cannot tell colours apart; any other is ✗."""
@@ -120,11 +120,8 @@ def _written(result: Result, right: tuple[int, ...] | None, *, reference: bool) 
 
 def findings(results: Sequence[Result]) -> tuple[Shared, ...]:
     """Causes; once for all results that have the very same."""
-    of: dict[Finding, list[str]] = {}
-    for result in results:
-        for finding in result.findings:
-            of.setdefault(finding, []).append(f"{result.backend}, {result.prompt}")
-    return tuple(Shared(_told(who), finding=finding) for finding, who in of.items())
+    told = told_findings(results).items()
+    return tuple(Shared(_told([f"{r.backend}, {r.prompt}" for r in who]), finding=f) for f, who in told)
 
 
 def workarounds(results: Sequence[Result]) -> tuple[Shared, ...]:
