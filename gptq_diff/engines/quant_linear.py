@@ -32,13 +32,14 @@ class Switchboard:
     _given: torch.Tensor | None = field(default=None, repr=False)
     _rows_MK: torch.Tensor | None = field(default=None, repr=False)
 
-    def rows_of(self, x: torch.Tensor) -> torch.Tensor:
-        """X [..., K] as [M, K]; the very same object for linears that are given one and the same x.
+    def rows_of(self, x: torch.Tensor, *, half: bool = False) -> torch.Tensor:
+        """X [..., K] as [M, K], as float16 if asked; the very same object for linears that are given one and the same x.
 
         By that the tap knows on a GPU what q, k and v share, where comparing the values would make it wait.
         """
         if self._given is not x or self._rows_MK is None:
-            self._given, self._rows_MK = x, x.reshape(-1, x.shape[-1])
+            x_MK = x.reshape(-1, x.shape[-1])
+            self._given, self._rows_MK = x, x_MK.to(torch.float16) if half else x_MK
         return self._rows_MK
 
     def forget(self) -> None:
@@ -60,9 +61,9 @@ class QuantLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., N] in the dtype of x [..., K]."""
         board, name = self._board, self._linear.spec.name
-        x_MK = board.rows_of(x)
+        x_MK = board.rows_of(x, half=board.kernel.takes_half)
         product = self.product(x_MK)
-        product_MN = y_MN = product.y_MN
+        product_MN = y_MN = product.y_MN.to(x.dtype)
         tap = board.tap if name not in board.refused else None
         if tap is not None:
             tap.record(name, x_MK, y_MN, product.path)

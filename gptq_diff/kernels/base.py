@@ -31,10 +31,12 @@ class Kernel(abc.ABC):
     """One way to multiply by a GPTQ-packed weight; stateless but for a cache of unpacked weights.
 
     on_host: it computes on the CPU whatever device x is on, and so takes the packed tensors as they are mapped.
+    takes_half: it rounds x to float16 first, so that this is its input, whatever the model around it computes in.
     """
 
     name: str
     on_host: bool = False
+    takes_half: bool = False
 
     @abc.abstractmethod
     def supports(self, spec: LayerSpec) -> Support:

@@ -16,6 +16,7 @@ class Fp16Kernel(Kernel):
     """y = x W in float16 by torch, which is held to float32 sums; error model "fp16"."""
 
     name = "fp16"
+    takes_half = True
 
     def __init__(self, cache_bytes: int = DEFAULT_BUDGET) -> None:
         self._weights: WeightStore[torch.Tensor] = WeightStore(cache_bytes)

@@ -55,6 +55,7 @@ class SimExllama(Kernel):
     """`gptq_gemm`'s fused kernel, rounding by rounding; error model "exllama-fast"."""
 
     name = "sim-exllama"
+    takes_half = True
     on_host = True
 
     def __init__(self, cache_bytes: int = DEFAULT_BUDGET) -> None:

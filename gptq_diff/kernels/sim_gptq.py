@@ -23,6 +23,7 @@ class SimGptq(Kernel):
 
     name = "sim-gptq"
     on_host = True
+    takes_half = True
 
     def __init__(self, cache_bytes: int = DEFAULT_BUDGET) -> None:
         self._fast = SimExllama(cache_bytes // 3)

@@ -28,6 +28,7 @@ class SimReconstruct(Kernel):
     """
 
     name = "sim-reconstruct"
+    takes_half = True
     on_host = True
 
     def __init__(self, cache_bytes: int = DEFAULT_BUDGET) -> None:

@@ -75,6 +75,19 @@ def test_a_half_precision_skeleton_is_near(tiny_model: Path, plain: Any) -> None
     assert 0 < float(distance) < 0.05
 
 
+def test_a_half_precision_kernel_in_a_float32_skeleton_is_tapped_on_what_it_multiplies(tiny_model: Path) -> None:
+    """Its input is rounded to float16, which is no error of the kernel; q, k and v are still known to share it."""
+    engine = engine_on(tiny_model, "float32", "fp16")
+    sink = KeepingSink()
+    engine.generate(PROMPT, max_new_tokens=1, forced=None, tap=Tap(engine.tapped, sink))
+    x_MK, y_MN = sink.tensors[0, "model.layers.1.self_attn.q_proj"]
+    assert x_MK is not None
+    assert y_MN is not None
+    assert (x_MK.dtype, y_MN.dtype) == (torch.float16, torch.float32)
+    key = next(call for call in sink.calls if call.layer == "model.layers.1.self_attn.k_proj")
+    assert key.shared_input == "model.layers.1.self_attn.q_proj"
+
+
 def test_greedy_decoding_with_a_cache_is_greedy_decoding(engine: HfEngine, plain: Any) -> None:
     """The tokens are those of a loop that runs the whole sequence again each time; one step each, all finite."""
     found = engine.generate(PROMPT, max_new_tokens=6, forced=None, tap=None)
