@@ -62,7 +62,9 @@ class BlockSearch:
         if after > enough and self.blocks > 1 and after < HOPEFUL * before:
             found.append(self._sweep(self._nothing()))
             found.append(self._sweep(self._whole()))
-            if self.by_column and len(self.start_MC) >= 2 * self.blocks:
+            if not self.by_column:
+                found.append(self._sweep(self._solved_for_all()))
+            elif len(self.start_MC) >= 2 * self.blocks:
                 found.append(self._sweep(self._solved()))
         return [self._agreed(choice) for choice in found] if self.by_column else found
 
@@ -109,6 +111,17 @@ class BlockSearch:
             best_BC = torch.where(better_C, torch.where(taken_BC, i, -1), best_BC)
             best_C = torch.where(better_C, gap2_C, best_C)
         return best_BC
+
+    def _solved_for_all(self) -> torch.Tensor:
+        """Every block the variant whose share in it least squares over all columns put highest, and above a half."""
+        variants = len(self.delta_VBMC)
+        delta_UMC = self.delta_VBMC.flatten(0, 1) / self.unit_C.sqrt().float()
+        delta_UX, gap_X = delta_UMC.flatten(1).double(), (self.start_MC / self.unit_C.sqrt().float()).flatten().double()
+        gram_UU = delta_UX @ delta_UX.T
+        gram_UU = gram_UU + torch.eye(len(gram_UU)) * (1e-9 * gram_UU.trace() + 1e-300)
+        shares_VB = torch.linalg.solve(gram_UU, delta_UX @ gap_X).view(variants, self.blocks)
+        share_B, which_B = shares_VB.max(dim=0)
+        return torch.where(share_B > 0.5, which_B, -1)[:, None].expand(-1, len(self.unit_C)).clone()
 
     def _greedy(self, enough: float) -> Choice:
         which_BC = self._nothing()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from gptq_diff.compare.figures import FACTOR
-from gptq_diff.diagnose.blocks import BlockSearch
+from gptq_diff.diagnose.blocks import BlockSearch, Choice
 from gptq_diff.diagnose.case import Case, bad_or_all
 from gptq_diff.diagnose.hypotheses import MAKERS, Variant
 from gptq_diff.diagnose.mixing import blocks_of, in_some_columns, in_some_rows
@@ -78,6 +78,11 @@ class State:
         return float((self.error2_C / self.floor2_C).mean().sqrt())
 
     @property
+    def bad_C(self) -> torch.Tensor:  # noqa: N802
+        """Columns that err beyond rounding, or all of them where none stands out, bool [C]."""
+        return bad_or_all(self.error2_C > FACTOR**2 * self.floor2_C)
+
+    @property
     def explains(self) -> bool:
         """Whether what is left is rounding."""
         return self.left <= FACTOR
@@ -90,7 +95,6 @@ class Search:
         self.case = case
         self.columns = columns
         self.families = _families(case)
-        self.bad_C = bad_or_all(case.bad[columns])
         self.tried = 0
         self.start = self._state(case.source.parts(case.x_MK, columns), (), ())
         everywhere = torch.ones(len(columns), dtype=torch.bool)
@@ -170,9 +174,9 @@ class Search:
         self.tried += len(wholes)
         found = [state for _, state in wholes]
         local = [(v, s) for v, s in wholes if v.in_columns]
-        if not bool(self.bad_C.all()):
+        if not bool(at.bad_C.all()):
             for variant, whole in local:
-                state = self._in_columns(at, variant, self.bad_C, whole)
+                state = self._in_columns(at, variant, at.bad_C, whole)
                 found += [] if state is None else [state]
         may_choose = len(self.case.rows_M) >= FEW_ROWS
         if may_choose and local:
@@ -220,26 +224,44 @@ class Search:
         blocks_K = blocks_of(at.parts, wholes[0][0].scope)
         before = at.parts.weight()
         deltas = [self._deltas(state.parts.weight() - before, at.parts, blocks_K) for _, state in wholes]
-        columns_C = self.bad_C if not by_column else torch.ones_like(self.bad_C)
-        deltas = [torch.where(columns_C, delta, 0.0) for delta in deltas]
-        search = BlockSearch(self._gap(at), deltas, self.start.floor2_C, by_column=by_column)
-        found = []
-        for choice in search.run(GOES_ON):
-            parts = at.parts
-            for i, (_, whole) in enumerate(wholes):
-                mask_KC = (choice.which_BC == i)[blocks_K] & columns_C
-                if bool(mask_KC.any()):
-                    parts = in_some_rows(parts, whole.parts, mask_KC)
-            taken_C = choice.which_BC.max(dim=0).values
-            found.append(self._state(parts, at.after, (*at.applied, _applied(wholes, taken_C, choice.blocks))))
+        known_MC = self._known(at)
+        gap_MC = torch.where(known_MC, self._gap(at), 0.0)
+        found: list[State] = []
+        for own_choice in (True, False) if by_column else (False,):
+            columns_C = torch.ones_like(at.bad_C) if own_choice else at.bad_C
+            own = [torch.where(columns_C & known_MC, delta, 0.0) for delta in deltas]
+            search = BlockSearch(gap_MC, own, self.start.floor2_C, by_column=own_choice)
+            found += [self._chosen(at, wholes, c, blocks_K, columns_C) for c in search.run(GOES_ON)]
+            if any(state.left <= GOES_ON for state in found):
+                break
         return found
 
-    def _gap(self, at: State) -> torch.Tensor:
-        """float32 [M, C]: y - what the state makes of it, rows weighted; 0 where y does not count."""
+    def _chosen(
+        self, at: State, wholes: Sequence[tuple[Variant, State]], choice: Choice, blocks_K: torch.Tensor,
+        columns_C: torch.Tensor,
+    ) -> State:  # fmt: skip
+        """The state in which those columns take that choice."""
+        parts = at.parts
+        for i, (_, whole) in enumerate(wholes):
+            mask_KC = (choice.which_BC == i)[blocks_K] & columns_C
+            if bool(mask_KC.any()):
+                parts = in_some_rows(parts, whole.parts, mask_KC)
+        taken_C = torch.where(columns_C, choice.which_BC.max(dim=0).values, -1)
+        return self._state(parts, at.after, (*at.applied, _applied(wholes, taken_C, choice.blocks)))
+
+    def _known(self, at: State) -> torch.Tensor:
+        """Which outputs (bool [M, C]) tell how large the product was; not those that were cut off."""
         known_MC = self.case.known_MN[:, self.columns]
+        y_MC = self.case.y_MN[:, self.columns]
+        for done in at.after:
+            if done.variant.hides is not None:
+                known_MC = known_MC & ~(done.variant.hides(y_MC) & done.mask_C)
+        return known_MC
+
+    def _gap(self, at: State) -> torch.Tensor:
+        """float32 [M, C]: y - what the state makes of it, rows weighted."""
         product_MC = self._finished(at.parts.x_MK @ at.parts.weight(), at.after)
-        gap_MC = torch.where(known_MC, self.case.y_MN[:, self.columns] - product_MC, 0.0)
-        return gap_MC * self.case.weight_M.sqrt().float()[:, None]
+        return (self.case.y_MN[:, self.columns] - product_MC) * self.case.weight_M.sqrt().float()[:, None]
 
     def _deltas(self, change_KC: torch.Tensor, parts: Parts, blocks_K: torch.Tensor) -> torch.Tensor:
         """float32 [B, M, C]: what the change does to y in every block alone, rows weighted."""

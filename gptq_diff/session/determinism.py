@@ -27,11 +27,30 @@ def settle(result: Result, run: RunDir, finished: Sequence[str], judgements: Seq
         return result
     stored = run.judged(result.backend, result.prompt).with_suffix(".repeats.json")
     if stored.exists() and not _all_kept(run, result, repeats, judgements):
-        return _with(result, _read(stored))
+        return sharpened(_with(result, _read(stored)))
     settled = settle_repeats(result, run, repeats, judgements)
     stored.parent.mkdir(parents=True, exist_ok=True)
     write_json(stored, [asdict(f) for f in settled.findings[len(result.findings) :]])
-    return settled
+    return sharpened(settled)
+
+
+def sharpened(result: Result) -> Result:
+    """A linear that nothing else explains, and that gave two answers to one input, races: that is told first.
+
+    What was ruled out stays as evidence. Without both the result is unchanged.
+    """
+    racing = {f.layer for f in result.findings if f.cause == UNSTABLE}
+    unknown = {f.layer: f for f in reversed(result.findings) if f.cause == "unknown" and f.layer in racing}
+    if not unknown:
+        return result
+    races = [
+        replace(f, confidence=max(f.confidence, 0.7), evidence=(*f.evidence, *unknown[f.layer].evidence))
+        for f in result.findings
+        if f.cause == UNSTABLE and f.layer in unknown
+    ]
+    others = [f for f in result.findings if f.cause not in {UNSTABLE, "unknown"} or f.layer not in unknown]
+    ahead = [f for f in others if result.first_bad is not None and f.layer == result.first_bad.layer]
+    return replace(result, findings=(*ahead, *races, *(f for f in others if f not in ahead)))
 
 
 def finished_repeats(prompt: str, finished: Sequence[str]) -> int:

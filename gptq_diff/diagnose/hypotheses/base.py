@@ -26,6 +26,7 @@ class Variant:
     scope: "groups" or "slices" (of 128 rows of K) where it may be so in some of them only; "" where it is whole or not
     at all. in_columns: it may be so in some columns only. on_dense: it makes sense for dense pieces too.
     looser: what it leaves unexplained at best, as a factor on the squared rounding error.
+    hides: of outputs as captured [M, C], which (bool) do not tell how large the product was.
     """
 
     family: str
@@ -37,6 +38,7 @@ class Variant:
     in_columns: bool = True
     on_dense: bool = False
     looser: float = 1.0
+    hides: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
 Maker = Callable[[Case], Iterator[Variant]]

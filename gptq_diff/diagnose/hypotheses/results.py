@@ -54,7 +54,11 @@ def cut_off(case: Case) -> Iterator[Variant]:
     def clamped(y_MC: torch.Tensor, _columns: torch.Tensor) -> torch.Tensor:
         return y_MC.clamp(-limit, limit)
 
-    yield Variant("clamp", "clamp", f"values beyond {limit:,.4g} had been cut off", after=clamped, in_columns=False)
+    def at_limit(y_MC: torch.Tensor) -> torch.Tensor:
+        return y_MC.abs() >= limit
+
+    says = f"values beyond {limit:,.4g} had been cut off"
+    yield Variant("clamp", "clamp", says, after=clamped, in_columns=False, hides=at_limit)
 
 
 @hypothesis
