@@ -21,6 +21,7 @@ from gptq_diff.cli.report import report
 from gptq_diff.cli.run import run
 from gptq_diff.cli.settings import settings_of, user_config
 from gptq_diff.cli.stress import stress
+from gptq_diff.cli.view import view
 from gptq_diff.config_file import load
 
 # Plain help: importing Rich would double the time that --help takes, and its boxes are noise in a CI log.
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, demo, backends, compare, diagnose, reduce, report, stress):
+for command in (run, demo, backends, compare, diagnose, reduce, report, stress, view):
     app.command()(command)
 app.add_typer(model.app, name="model")
 app.add_typer(env.app, name="env")
