@@ -62,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"fix", "reduce"}
     | {"capture", "compare", "diagnose", "environment", "environments", "hosts", "jobs", "launch", "memory", "models"}
     | {"presets", "prompts", "suggest", "between_file", "judged_file", "diagnosed_file", "report", "stage", "text"},
+    "bundle": NOUNS | {"capture", "checkpoint", "compare", "judged_file", "reduce", "report", "session", "text"},
     "cases": NOUNS | {"config_file", "models", "presets", "prompts", "session", "suggest", "text", "toml_file"},
     "__main__": {"cli"},
 }
