@@ -7,7 +7,7 @@ SEED ?= 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench bench-faults envs engines clean clean-envs
+.PHONY: help setup browser demo test lint types bench bench-faults envs engines clean clean-envs
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -20,6 +20,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 setup: $(VENV)/.ready ## make .venv with everything pinned
+
+browser: ## install chromium, which tests/browser drives, where there is none (apt, as root or by sudo)
+	command -v chromium >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ]; then root=; else root=sudo; fi; \
+	  $$root apt-get update -qq && $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
 
 demo: setup ## the main job on a real small model that it builds itself
 	$(BIN)/gptq-diff demo

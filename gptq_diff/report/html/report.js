@@ -272,9 +272,11 @@
 
   function fillTable() {
     const l = capture.linears;
+    const filtered = $("filter").value.trim() !== "";
     const rows = places(l.layer).map((i) => {
       const row = document.createElement("tr");
       if (i === capture.bad) row.className = "bad";
+      if (filtered || Math.abs(i - (capture.bad ?? 0)) <= 8) row.classList.add("near"); // what is printed
       const head = document.createElement("th");
       head.scope = "row";
       head.textContent = l.layer[i];
