@@ -3,7 +3,8 @@
 The folder given holds, unmodified:
 - `autogptq-0.7.1/exllama`, `autogptq-0.7.1/exllamav2`: autogptq_extension of the tag v0.7.1 of
   https://github.com/AutoGPTQ/AutoGPTQ (the source distribution lacks the .cuh files),
-- `gptqmodel-7.7.0/exllamav2`: gptqmodel_ext of the source distribution gptqmodel-7.7.0.tar.gz on PyPI.
+- `gptqmodel-7.7.0/exllamav2`: gptqmodel_ext of the source distribution gptqmodel-7.7.0.tar.gz on PyPI,
+- `vllm-0.33.0/csrc`: quantization/gptq and torch_utils.h of csrc in the source distribution vllm-0.33.0.tar.gz on PyPI.
 
 Needs nvcc, ninja and a torch with CUDA headers. A build that fails is an answer, not an accident: its log is kept.
 """
@@ -32,13 +33,16 @@ class Upstream:
     """What upstream compiles, and how.
 
     folder: below the sources, and on the include path. files: in it. flags: nvcc's, besides those that torch adds.
-    ops: namespace below torch.ops that it registers; "" for a Python module.
+    ops: namespace below torch.ops that it registers; "" for a Python module. binding: a file beside this one that
+    registers the ops, where upstream's own registers all of its library. defines: for every compiler.
     """
 
     folder: str
     files: tuple[str, ...]
     flags: tuple[str, ...] = ()
     ops: str = ""
+    binding: str = ""
+    defines: tuple[str, ...] = ()
 
 
 _V1 = ("exllama_ext.cpp", "cuda_buffers.cu", *(f"cuda_func/{n}.cu" for n in ("column_remap", "q4_matmul", "q4_matrix")))
@@ -54,20 +58,43 @@ KERNELS = {
 }  # fmt: skip
 """With the flags that AutoGPTQ's setup.py (none) and GPTQModel's utils/cpp.py give."""
 
+GEMMS = {
+    "vllm-0.33.0-gptq-gemm": Upstream(
+        "vllm-0.33.0/csrc", ("quantization/gptq/q_gemm.cu",), ops="_C", binding="gptq_gemm_binding.cpp",
+        defines=("-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020B000000000000ULL"),
+    ),
+}  # fmt: skip
+"""gptq_gemm under vLLM's own names; with what vLLM's CMakeLists.txt defines for the stable ABI."""
+EVERY = {**KERNELS, **GEMMS}
+
 
 def build(name: str, sources: Path, builds: Path) -> Any:
     """The compiled module, or namespace of ops; compiled once, later calls load it. RuntimeError with nvcc's output."""
     from torch.utils import cpp_extension
 
-    upstream = KERNELS[name]
+    upstream = EVERY[name]
     folder, place = sources.absolute() / upstream.folder, builds.absolute() / name
     place.mkdir(parents=True, exist_ok=True)
     made = cpp_extension.load(
-        name=f"upstream_{name.replace('-', '_')}", sources=[str(folder / file) for file in upstream.files],
-        extra_include_paths=[str(folder), *cuda_headers()], extra_cuda_cflags=list(upstream.flags),
+        name=library_name(name), sources=source_files(name, sources), extra_cflags=list(upstream.defines),
+        extra_include_paths=[str(folder), *cuda_headers()], extra_cuda_cflags=[*upstream.flags, *upstream.defines],
         build_directory=str(place), is_python_module=not upstream.ops, with_cuda=True, verbose=False,
     )  # fmt: skip
     return getattr(torch.ops, upstream.ops) if upstream.ops else made
+
+
+def library_name(name: str) -> str:
+    """Of the compiled module: its file in `builds`/name is called so, with .so after it."""
+    return f"upstream_{name.replace('-', '_').replace('.', '_')}"
+
+
+def source_files(name: str, sources: Path) -> list[str]:
+    """Upstream's files, and ours that binds them."""
+    upstream = EVERY[name]
+    files = [sources.absolute() / upstream.folder / file for file in upstream.files]
+    if upstream.binding:
+        files.append(Path(__file__).with_name(upstream.binding).absolute())
+    return [str(file) for file in files]
 
 
 def cuda_headers() -> list[str]:
@@ -87,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sources", type=Path, required=True)
     parser.add_argument("--builds", type=Path, required=True)
-    parser.add_argument("--kernel", choices=list(KERNELS), required=True)
+    parser.add_argument("--kernel", choices=list(EVERY), required=True)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     started, error = time.perf_counter(), None

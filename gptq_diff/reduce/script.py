@@ -18,6 +18,8 @@ MOST_NUMBERS = 24
 EXLLAMA, MARLIN = "exllama", "marlin"
 RECONSTRUCT_ROWS = 51
 """Rows from which gptq_gemm and exllama v2 reconstruct the weight, for 2, 3 and 4 bit; 8 bit from 25 on."""
+GPTQMODEL_COLUMNS = 32
+"""GPTQModel's exllama_v2 takes N in multiples of this."""
 DATA = "repro.safetensors"
 
 
@@ -60,12 +62,19 @@ def script(pair: Pair, story: Story) -> tuple[str, Mapping[str, torch.Tensor] | 
         title=_plain(story.title), seen=_plain(story.seen), also="" if inside else ", safetensors",
         needs=_NEEDS[story.family], modules=_MODULES[story.family], rows=max(rows, story.rows),
         options=_OPTIONS[story.family],
-        engine=_ENGINE[story.family], k=k, n=_COLUMNS[story.family].substitute(n=n), group=call.group_size,
+        engine=_ENGINE[story.family], k=k, n=_columns(n, story.family), group=call.group_size,
         bits=call.bits, v2=call.format == "gptq_v2", at=story.at, limit=f"{story.limit:.3g}",
         passed=repr(story.passed), failed=repr(story.failed), data=_written(pair) if inside else _LOADED,
         multiply=Template(_MULTIPLY[story.family]).safe_substitute(groups=groups),
     )  # fmt: skip
     return text, None if inside else data_of(pair)
+
+
+def _columns(n: int, family: str) -> str:
+    """N as it is written: wider for GPTQModel's kernel, where it has to be."""
+    if family != EXLLAMA or n >= GPTQMODEL_COLUMNS:
+        return str(n)
+    return f"max({n}, {GPTQMODEL_COLUMNS} * args.gptqmodel)"
 
 
 def in_script(call: Call) -> bool:
@@ -89,9 +98,9 @@ def _written(pair: Pair) -> str:
     call = pair.failing
     inputs = {at: float(call.x_MK[at]) for at in call.inputs}
     codes = {(int(k), int(n)): int(call.codes_KN[k, n]) for k, n in torch.nonzero(call.centred)}
-    moved = {} if pair.moved is None else {pair.moved: float(pair.passing.x_MK[pair.moved])}
+    moved = {at: float(pair.passing.x_MK[at]) for at in call.inputs if pair.passing.x_MK[at] != call.x_MK[at]}
     return _WRITTEN.substitute(
-        x=inputs, passes=f"X | {moved}" if moved else "{}", codes=codes, zero=int(call.zeros_GN[0, 0]),
+        x=inputs, passes=f"X | {moved}" if pair.passing.inputs else "{}", codes=codes, zero=int(call.zeros_GN[0, 0]),
         scale=float(call.scales_GN[0, 0]), rows=call.shape[0],
     )  # fmt: skip
 
@@ -170,7 +179,6 @@ _ENGINE = {
     from vllm.scalar_type import scalar_types
 """,
 }
-_COLUMNS = {EXLLAMA: Template("32 if args.gptqmodel else $n"), MARLIN: Template("$n")}
 _ONE_GROUP = "make_q_matrix(qweight, *[None] * 5, words(zeros.T).T.contiguous().to(x.device), scale, None, room)"
 _GROUPS = (
     "make_q_matrix(qweight, *x.new_empty(2, K).short(), *[None] * 3, words(zeros.T).T.contiguous().to(x.device),\n"

@@ -21,12 +21,11 @@ DIGITS = (1, 2, 3)
 class Pair:
     """failing: the smallest call that fails. passing: the same but for one input, one step of float16 smaller (or 0).
 
-    moved: (row, k) of that input; None where no single input decides it, and `passing` is the call with x = 0.
+    Where no single input decides it, `passing` is the call with x = 0.
     """
 
     failing: Call
     passing: Call
-    moved: tuple[int, int] | None
 
 
 def shrink(call: Call, y_MN: torch.Tensor, trial: Trial, columns: int) -> Pair | None:
@@ -164,7 +163,7 @@ def tighten(call: Call, trial: Trial) -> Pair:
         if trial.fails(_with_input(call, at, 0.0)):
             continue
         if trial.fault.kind == "diverged":
-            return Pair(call, _with_input(call, at, 0.0), at)
+            return Pair(call, _with_input(call, at, 0.0))
         value = call.x_MK[at]
         passes, fails = 0, int(value.abs().view(torch.int16))  # the bits of halves of one sign are in their order
         while fails - passes > 1:
@@ -174,8 +173,8 @@ def tighten(call: Call, trial: Trial) -> Pair:
             else:
                 passes = middle
         failing, passing = (_with_input(call, at, _half(bits, value)) for bits in (fails, passes))
-        return Pair(failing, passing, at)
-    return Pair(call, call.with_x(torch.zeros_like(call.x_MK)), None)
+        return Pair(failing, passing)
+    return Pair(call, call.with_x(torch.zeros_like(call.x_MK)))
 
 
 def _half(bits: int, like: torch.Tensor) -> float:

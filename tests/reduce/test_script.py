@@ -130,7 +130,7 @@ def test_larger_data_go_to_a_file(tmp_path: Path) -> None:
     call = random_call(1, 128, 8, 64)
     call.x_MK[0, ::2] = 4000.0
     call.codes_KN[::2] = 15
-    pair = Pair(call, call.with_x(call.x_MK / 8), None)
+    pair = Pair(call, call.with_x(call.x_MK / 8))
     text, tensors = script(pair, story_of("exllama-fast", pair))
     assert tensors is not None
     assert len(text.splitlines()) <= MOST_LINES

@@ -53,8 +53,7 @@ class TestFusedPath:
     def test_the_passing_call_is_one_step_away(self) -> None:
         pair = reduced(self.call(), SimExllama)
         assert pair is not None
-        assert pair.moved is not None
-        fails, passes = (abs(call.x_MK[pair.moved]).view(torch.int16) for call in (pair.failing, pair.passing))
+        fails, passes = (call.x_MK.abs().max().view(torch.int16) for call in (pair.failing, pair.passing))
         assert int(fails) - int(passes) == 1
         assert int((pair.failing.x_MK != pair.passing.x_MK).sum()) == 1
 
