@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +29,11 @@ def read_rows(path: Path) -> RowMap | None:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         bins, lost = (tuple((a, b, c) for a, b, c in raw[name]) for name in ("bins", "lost"))
-        return RowMap(tuple(raw["layers"]), bins, raw["x"], raw["y"], raw["error"], lost)
+        found = RowMap(tuple(raw["layers"]), bins, raw["x"], raw["y"], raw["error"], lost)
+        sizes = {len(b64decode(text, validate=True)) for text in (found.x, found.y, found.error)}
+        if sizes != {2 * len(found.layers) * len(bins)}:
+            raise ValueError("its maps are not as large as it says")
+        return found
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as e:

@@ -20,6 +20,7 @@ from gptq_diff.records import (
     LayerError,
     ModelInfo,
     OriginalInfo,
+    PartialSums,
     PromptInfo,
     QuantizationError,
     Report,
@@ -152,7 +153,11 @@ class Redaction:
 
     def _finding(self, f: Finding) -> Finding:
         layer = None if f.layer is None else layer_name(f.layer)
-        return Finding(_word(f.cause), f.confidence, self._said(f.evidence), layer, self.words.kept(f.summary))
+        sums = None
+        if f.sums is not None:  # numbers, but for what it says
+            said, s = self.words.kept(f.sums.says), f.sums
+            sums = PartialSums(said, s.row, s.column, s.channels, s.exact, s.half, s.limit)
+        return Finding(_word(f.cause), f.confidence, self._said(f.evidence), layer, self.words.kept(f.summary), sums)
 
     def _experiment(self, e: Experiment) -> Experiment:
         evidence = ("not all were made",) if e.name == "not-run" else self._said(e.evidence)

@@ -105,7 +105,7 @@ def test_chooses_a_capture_by_the_matrix_and_by_the_list(opened: Opened) -> None
     page.get_by_role("button", name="hf-fp32, prompt short").click()
     assert page.locator("#capture").input_value() == "hf-fp32|short"
     assert page.locator("[data-capture][aria-pressed=true]").get_attribute("data-capture") == "hf-fp32|short"
-    assert "not stored with this run" in page.locator("#x-map").inner_text()
+    assert "not stored beside this report" in page.locator("#x-map").inner_text()
     page.locator("#capture").select_option("sim-exllama|long")
     assert "judgements of this capture are not stored" in page.locator("#depth").inner_text()
     page.locator("#capture").select_option("sim-exllama|short")

@@ -122,6 +122,7 @@ def test_the_file(tmp_path) -> None:
     assert read_rows(path) is None
     write_rows(path, rows)
     assert read_rows(path) == rows
-    path.write_text('{"layers": 3}')
-    with pytest.raises(CaptureError, match="damaged"):
-        read_rows(path)
+    for text in ('{"layers": 3}', path.read_text().replace('"a"', '"a", "b"')):
+        path.write_text(text)
+        with pytest.raises(CaptureError, match="damaged"):
+            read_rows(path)

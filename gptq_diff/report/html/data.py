@@ -65,8 +65,8 @@ def _maps(result: Result, rows: RowMap | None, room: int) -> tuple[dict[str, Any
     if result.quantization_error is not None:
         return {"why": "There is no picture: an unquantised model has no kernel that could err."}, room
     if rows is None:
-        why = "There is no picture: the figures of single tokens are not stored with this run."
-        return {"why": f"{why} Where its tensors are, gptq-diff compare RUN stores them."}, room
+        why = "There is no picture: the figures of single tokens are not stored beside this report."
+        return {"why": f"{why} Where the run's tensors are, gptq-diff compare RUN stores them."}, room
     size = len(rows.x) + len(rows.error)
     if size > room:
         return {

@@ -6,13 +6,14 @@ import base64
 import gzip
 import hashlib
 import json
+import random
 import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gptq_diff.records import Finding, Judgement, PromptInfo, Report, SkippedBackend, Workaround
+from gptq_diff.records import Finding, Judgement, PromptInfo, Report, RowMap, SkippedBackend, Workaround
 from gptq_diff.report.html import Parts, render_html
 from gptq_diff.report.html.parts import MOST_PICTURED, PromptText, pictured
 from tests.report.build import BAD, HOSTILE, LAYERS, STATUSES, a_report, a_result, an_original, judgements
@@ -81,6 +82,40 @@ def test_skipped_backends_alone() -> None:
     assert "its worker was killed" in text
     assert "line &lt;one&gt;\nout of memory" in text
     assert "There are no pictures" in text
+
+
+def test_a_run_cut_short() -> None:
+    """What was whole is shown, and who did not finish is said beside the results."""
+    cut = SkippedBackend("sim-gptq", "the run was interrupted when 1 of its 2 captures were whole", "logs/a.log")
+    text = words(page(a_report(a_result("agree", "hf-fp32"), a_result("incomplete"), skipped=(cut,))))
+    assert "Not in the table: <b>sim-gptq</b>" in text
+    assert "interrupted when 1 of its 2" in text
+
+
+def test_of_448_linears() -> None:
+    """The shape of a 32B model with figures that do not compress: far below 8 MB, and the worst one's map is kept."""
+    layers = [f"model.layers.{i // 7}.mlp.part{i % 7}_proj" for i in range(448)]
+    rng = random.Random(0)
+    code = base64.b64encode(rng.randbytes(2 * 448 * 128)).decode()
+    bins = tuple((0, i, i) for i in range(128))
+    rows = RowMap(tuple(layers), bins, code, code, code, ())
+    judged = [
+        replace(judgements("ok")[0], layer=layer, index=i, local_l2_rel=rng.random(), noise_floor=rng.random())
+        for i, layer in enumerate(layers)
+    ]
+    backends = ["hf-fp32", *(f"b{i}" for i in range(7))]
+    bits = {layer: rng.random() for layer in layers}
+    results = [
+        replace(a_result("overflow" if b == "b6" else "agree", b, p), headroom_bits=bits)
+        for b in backends for p in ("short", "long")
+    ]  # fmt: skip
+    keys = [(r.backend, r.prompt) for r in results]
+    text = page(a_report(*results), judged=dict.fromkeys(keys, judged), rows=dict.fromkeys(keys, rows))
+    assert len(text) < 4_000_000
+    captures = data_of(text)["captures"]
+    maps = {c["key"]: c["maps"] for c in captures}
+    assert maps["b6|short"]["x"] == code
+    assert any("keep this file small" in m.get("why", "") for m in maps.values())
 
 
 def test_without_stored_judgements() -> None:
