@@ -33,7 +33,7 @@ class Switchboard:
     _rows_MK: torch.Tensor | None = field(default=None, repr=False)
 
     def rows_of(self, x: torch.Tensor, *, half: bool = False) -> torch.Tensor:
-        """X [..., K] as [M, K], as float16 if asked; the very same object for linears that are given one and the same x.
+        """X [..., K] as [M, K], as float16 if asked; the very same object for linears given one and the same x.
 
         By that the tap knows on a GPU what q, k and v share, where comparing the values would make it wait.
         """

@@ -19,6 +19,7 @@ def test_a_lane_is_the_kernels_own_chain() -> None:
     x, codes = np.array([3.1, 9000.0, -2.5, 7.0], np.float16), np.array([-3.0, -8.0, 5.0, 1.0])
     terms = x.astype(np.float64) * codes
     found = lane("products", 2, 5, [4, 6, 8, 10], terms)
+    assert found is not None
     assert (found.row, found.column, found.channels) == (2, 5, (4, 6, 8, 10))
     np.testing.assert_allclose(found.exact, np.cumsum(terms), rtol=1e-6)
     assert found.half[0] == float(np.float16(terms[0]))
@@ -61,8 +62,17 @@ def test_a_half_accumulator_of_small_sums_stays_finite() -> None:
     """Rounded after every step, against numpy's own float16 additions."""
     products = np.random.default_rng(1).normal(size=64)
     found = accumulator("p", 0, 0, products, 16)
+    assert found is not None
     total = np.float16(0)
     for i, value in enumerate(found.half):
         total = np.float16(float(total) + products[16 * i : 16 * i + 16].sum())
         assert value == float(total)
     assert found.channels == (15, 31, 47, 63)
+
+
+def test_a_sum_with_a_weight_that_is_no_number_has_no_picture() -> None:
+    """A report holds numbers only; what is infinite in float16 alone is told as missing."""
+    products = np.array([1.0, float("nan"), 3.0])
+    assert narrowed("s", 0, 0, products) is None
+    assert accumulator("s", 0, 0, products, 1) is None
+    assert lane("s", 0, 0, [0, 1, 2], products) is None

@@ -29,7 +29,7 @@ class PlantedKernel:
         for fault in faults:
             for name, spoil in fault.spoil.items():
                 self._spoil[name].append((fault, spoil))
-        self.name, self.on_host = inner.name, inner.on_host
+        self.name, self.on_host, self.takes_half = inner.name, inner.on_host, inner.takes_half
 
     def supports(self, spec: Any) -> Any:
         return self._inner.supports(spec)

@@ -53,7 +53,7 @@ def _columns(lost: Lost) -> torch.Tensor:
 
 def lane_evidence(
     x_K: np.ndarray, codes_K: np.ndarray, order_K: np.ndarray, word: int, row: int, column: int
-) -> tuple[tuple[str, ...], str, PartialSums]:
+) -> tuple[tuple[str, ...], str, PartialSums | None]:
     """The lane of one output whose partial sum is largest: its sum, the product that carries it, and how it grows."""
     lanes = x_K.reshape(-1, word // 2, 2) * codes_K.reshape(-1, word // 2, 2)  # [words, products, lane]
     sums = np.cumsum(lanes, axis=1)

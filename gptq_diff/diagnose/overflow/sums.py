@@ -13,26 +13,35 @@ MOST = 200
 Floats = npt.NDArray[np.float64]
 
 
-def lane(says: str, row: int, column: int, channels: list[int], terms: Floats) -> PartialSums:
+def lane(says: str, row: int, column: int, channels: list[int], terms: Floats) -> PartialSums | None:
     """A chain of half multiply-adds from +0, each rounded to float16. terms: the unrounded products."""
-    return PartialSums(says, row, column, tuple(channels), _numbers(np.cumsum(terms)), _halves(_rounded_chain(terms)))
+    return _told(says, row, column, np.array(channels), np.cumsum(terms), _rounded_chain(terms))
 
 
-def accumulator(says: str, row: int, column: int, products: Floats, step: int) -> PartialSums:
+def accumulator(says: str, row: int, column: int, products: Floats, step: int) -> PartialSums | None:
     """A half accumulator that takes `step` products of consecutive rows of K at a time."""
     starts = np.arange(0, len(products), step)
     terms = np.add.reduceat(products, starts)
     exact, half = np.cumsum(terms), _rounded_chain(terms)
     at = _chosen(exact)
     last = np.minimum(starts + step, len(products)) - 1
-    return PartialSums(says, row, column, tuple(last[at].tolist()), _numbers(exact[at]), _halves(half[at]))
+    return _told(says, row, column, last[at], exact[at], half[at])
 
 
-def narrowed(says: str, row: int, column: int, products: Floats) -> PartialSums:
+def narrowed(says: str, row: int, column: int, products: Floats) -> PartialSums | None:
     """A sum in float32, or better, of which the end alone is narrowed to float16."""
     exact = np.cumsum(products)
     at = _chosen(exact)
-    return PartialSums(says, row, column, tuple(at.tolist()), _numbers(exact[at]), ())
+    return _told(says, row, column, at, exact[at], np.empty(0))
+
+
+def _told(
+    says: str, row: int, column: int, channels: npt.NDArray[np.int64], exact: Floats, half: Floats
+) -> PartialSums | None:
+    """None where a weight is NaN or infinite: there is no exact sum to draw."""
+    if not bool(np.isfinite(exact).all()):
+        return None
+    return PartialSums(says, row, column, tuple(channels.tolist()), _numbers(exact), _halves(half))
 
 
 def _rounded_chain(terms: Floats) -> Floats:
