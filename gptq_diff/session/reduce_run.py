@@ -13,7 +13,7 @@ from gptq_diff.checkpoint.reader import Checkpoint
 from gptq_diff.errors import CannotJudge, NothingFound
 from gptq_diff.reduce.call import call_of
 from gptq_diff.reduce.record import FOLDER, Reduced, write_reduced
-from gptq_diff.reduce.script import DATA, family_of, in_script, script
+from gptq_diff.reduce.script import family_of, script
 from gptq_diff.reduce.shrink import Pair, shrink
 from gptq_diff.reduce.trial import Fault, Trial
 from gptq_diff.session.again import checkpoints_of
@@ -25,6 +25,10 @@ from gptq_diff.session.unfinished import alone_with, as_far_as_it_came
 
 if TYPE_CHECKING:
     from gptq_diff.compare.judge import CapturedCall
+
+
+MOST_BYTES = 1_000_000
+"""Of the file beside a script; hardly ever reached, and said where it is."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,9 @@ def reduce_run(root: Path, wanted: Wanted | None = None, say: Callable[[str], No
         how = How(wanted.simulate, wanted.device, wanted.timeout, run.log("reduce"))
         with kernel_for(failing, record.model.bits, how, say) as tried:
             found, pair, text = _reduced(failing, captured, loaded, tried)
-        data = None if in_script(pair.failing) else text[1]
+        data = text[1]
+        if data is not None and sum(t.nbytes for t in data.values()) > MOST_BYTES:
+            say(f"{found.data} is larger than {MOST_BYTES:,} bytes: the fault takes so many inputs to show")
         write_reduced(wanted.out or run.root / FOLDER, found, text[0], _tensors(pair), data)
     return found
 
@@ -110,4 +116,4 @@ def _tensors(pair: Pair) -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
-__all__ = ["DATA", "Reduced", "Wanted", "reduce_run"]
+__all__ = ["Reduced", "Wanted", "reduce_run"]
