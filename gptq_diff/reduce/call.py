@@ -125,6 +125,16 @@ def call_of(x_MK: torch.Tensor, linear: PackedLinear, first: int = 0) -> Call:
     )  # fmt: skip
 
 
+def differs(a: PackedLinear, b: PackedLinear) -> bool:
+    """Whether two checkpoints hold other tensors for one linear."""
+    if a is b:
+        return False
+    return any(
+        (x is None) is not (y is None) or (x is not None and y is not None and not torch.equal(x, y))
+        for x, y in ((a.qweight, b.qweight), (a.qzeros, b.qzeros), (a.scales, b.scales), (a.g_idx, b.g_idx))
+    )
+
+
 def packed(call: Call, name: str = "reduced") -> PackedLinear:
     """The call's weight as a checkpoint would hold it."""
     _, k, n = call.shape

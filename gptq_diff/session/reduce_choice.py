@@ -47,15 +47,14 @@ def choose(run: RunDir, record: RunRecord, backend: str | None, prompt: str | No
         judgement = _first_bad(run, key, layer)
         outside = outside or _outside(report, key, judgement, layer)
         if judgement is not None and _outside(report, key, judgement, layer) is None:
-            if judgement.path in STEPS_AFTER:
-                outside = f"{judgement.layer}: the first fault is the step {judgement.path} after its kernel"
+            blameless = _blameless(judgement)
+            if blameless is not None:
+                outside = blameless
                 continue
             engine = next(b.engine for b in record.backends if b.name == key[0])
             return Failing(*key, judgement, engine, backend)
     where = f"{layer} is" if layer else "every linear is"
-    raise NothingFound(
-        f"nothing to reduce: {outside}, no linear's product" if outside else f"nothing to reduce: {where} right"
-    )
+    raise NothingFound(f"nothing to reduce: {outside}" if outside else f"nothing to reduce: {where} right")
 
 
 def captured_call(run: RunDir, failing: Failing) -> CapturedCall:
@@ -92,6 +91,17 @@ def _first_bad(run: RunDir, key: Key, layer: str | None) -> Judgement | None:
     return next((j for j in found if j.kind in BAD_KINDS and layer in (None, j.layer)), None)
 
 
+def _blameless(j: Judgement) -> str | None:
+    """Why that fault is not the product's; None where it is."""
+    if j.path in STEPS_AFTER:
+        return f"{j.layer}: the first fault is the step {j.path} after its kernel, no linear's product"
+    if j.cause == "result-overflow":
+        return f"the exact answer of {j.layer} is itself beyond float16, which no kernel can mend"
+    if j.cause == "nan-weights":
+        return f"the scales of {j.layer} are themselves NaN or infinite: the checkpoint is at fault, no kernel"
+    return None
+
+
 def _outside(report: Report | None, key: Key, judgement: Judgement | None, layer: str | None) -> str | None:
     """What breaks between linears before any of them does; None where nothing does, or one linear was asked for."""
     if report is None or layer is not None:
@@ -101,4 +111,4 @@ def _outside(report: Report | None, key: Key, judgement: Judgement | None, layer
         return None
     if judgement is not None and (judgement.step, judgement.index) < (bad.step, bad.index):
         return None
-    return f"on {key[0]} the first fault is the {bad.path} before {bad.layer}"
+    return f"on {key[0]} the first fault is the {bad.path} before {bad.layer}, no linear's product"

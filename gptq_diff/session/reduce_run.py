@@ -11,7 +11,7 @@ import torch
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.reader import Checkpoint
 from gptq_diff.errors import CannotJudge, NothingFound
-from gptq_diff.reduce.call import call_of
+from gptq_diff.reduce.call import call_of, differs
 from gptq_diff.reduce.record import FOLDER, Reduced, write_reduced
 from gptq_diff.reduce.script import family_of, script
 from gptq_diff.reduce.shrink import Pair, shrink
@@ -66,9 +66,10 @@ def reduce_run(root: Path, wanted: Wanted | None = None, say: Callable[[str], No
         if not isinstance(loaded, Checkpoint) or not isinstance(judge, Checkpoint):
             raise CannotJudge(str(loaded if isinstance(loaded, str) else judge), "give --model DIR where it lies")
         captured = captured_call(run, failing)
+        other = differs(loaded.packed(failing.judgement.layer), judge.packed(failing.judgement.layer))
         how = How(wanted.simulate, wanted.device, wanted.timeout, run.log("reduce"))
         with kernel_for(failing, record.model.bits, how, say) as tried:
-            found, pair, text = _reduced(failing, captured, loaded, tried)
+            found, pair, text = _reduced(failing, captured, loaded, tried, other)
         data = text[1]
         if data is not None and sum(t.nbytes for t in data.values()) > MOST_BYTES:
             say(f"{found.data} is larger than {MOST_BYTES:,} bytes: the fault takes so many inputs to show")
@@ -77,9 +78,9 @@ def reduce_run(root: Path, wanted: Wanted | None = None, say: Callable[[str], No
 
 
 def _reduced(
-    failing: Failing, captured: CapturedCall, loaded: Checkpoint, tried: Tried
+    failing: Failing, captured: CapturedCall, loaded: Checkpoint, tried: Tried, other: bool
 ) -> tuple[Reduced, Pair, tuple[str, dict[str, torch.Tensor] | None]]:
-    """The record, the calls, and the script with its data."""
+    """The record, the calls, and the script with its data. other: the judge's weights of this linear are others."""
     j = failing.judgement
     family = family_of(j.path)
     if family is None:
@@ -89,14 +90,19 @@ def _reduced(
     trial = Trial(tried.multiply, Fault(j.kind, j.cause))
     pair = shrink(call.rows(torch.nonzero(finite_M).flatten().tolist()), captured.y_MN[finite_M], trial, tried.columns)
     if pair is None:
-        raise _not_shown(failing, tried)
+        raise _not_shown(failing, tried, other)
     found = reduced_of(failing, captured, loaded.packed(j.layer).spec.out_features, pair, trial, tried)
     text, tensors = script(pair, story_of(found, pair, trial, family))
     return found, pair, (text, None if tensors is None else dict(tensors))
 
 
-def _not_shown(failing: Failing, tried: Tried) -> CannotJudge | NothingFound:
+def _not_shown(failing: Failing, tried: Tried, other: bool) -> CannotJudge | NothingFound:
     j = failing.judgement
+    if other:
+        return NothingFound(
+            f"nothing to reduce: {tried.name} multiplies the weights of {j.layer} that it was given rightly; "
+            "they are others than the reference's"
+        )
     if tried.live:
         return NothingFound(
             f"{j.layer} by itself gives the right answer on {tried.name}: the fault is not the product's"

@@ -116,6 +116,24 @@ def test_products_that_cancel_on_the_reconstruct_path() -> None:
     assert float(exact_of(pair.failing).abs().max()) < 65504 < float(products.max()) * 0.5
 
 
+def test_a_fault_that_takes_two_rows_and_two_columns() -> None:
+    """No output fails alone: rows and columns are found by delta debugging."""
+
+    class Together(ExactKernel):
+        def multiply(self, x_MK, linear):  # type: ignore[no-untyped-def]
+            y_MN = super().multiply(x_MK, linear).y_MN.clone()
+            if bool((y_MN != 0).any(dim=1).sum() >= 2) and bool((y_MN != 0).any(dim=0).sum() >= 2):
+                y_MN[0, 0] = torch.inf
+            return Product(y_MN, "exllama-fast")
+
+    pair = reduced(random_call(6, 256, 48, 128), Together)
+    assert pair is not None
+    assert pair.failing.shape == (2, 128, 8)
+    y_MN = exact_of(pair.failing)
+    assert int((y_MN != 0).any(dim=1).sum()) == 2
+    assert int((y_MN != 0).any(dim=0).sum()) == 2
+
+
 def test_divergence_is_shrunk_too() -> None:
     """A kernel that adds the first product twice: the pair differs in whether that product is there."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gptq_diff.errors import CannotJudge, NothingFound, UsageError
 from gptq_diff.reduce.record import read_reduced
@@ -117,6 +117,46 @@ def test_a_folder_of_somebody_else_is_left_alone(failing: Path, tmp_path: Path) 
     with pytest.raises(CannotJudge, match="is not empty"):
         reduce_run(failing, Wanted(out=tmp_path / "theirs"))
     assert (tmp_path / "theirs" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"cause": "result-overflow"}, "is itself beyond float16"),
+        ({"kind": "nan", "cause": "nan-weights"}, "the checkpoint is at fault"),
+        ({"path": "bias"}, "the step bias after its kernel"),
+    ],
+)
+def test_what_no_product_is_to_blame_for(failing: Path, change: dict[str, str], says: str) -> None:
+    for place in failing.glob("judged/sim-exllama/*.jsonl"):
+        lines = [json.loads(line) for line in place.read_text().splitlines()]
+        lines = [{**line, **change} if line["kind"] == "overflow" else line for line in lines]
+        place.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(NothingFound, match=says):
+        reduce_run(failing)
+
+
+def test_a_fault_between_linears_is_named(failing: Path) -> None:
+    """The report's first fault is a norm, and no linear was asked for."""
+    report = json.loads((failing / "report.json").read_text())
+    for result in report["results"]:
+        if result["first_bad"]:
+            result["first_bad"] |= {"path": "norm", "index": 0, "layer": "model.layers.0.mlp.up_proj"}
+    (failing / "report.json").write_text(json.dumps(report))
+    with pytest.raises(NothingFound, match=r"the first fault is the norm before model\.layers\.0\.mlp\.up_proj"):
+        reduce_run(failing)
+    assert reduce_run(failing, Wanted(layer=LAYER)).shape == (1, 128, 8)
+
+
+def test_a_damaged_checkpoint_is_no_kernels_fault(small_model: Path, tmp_path: Path) -> None:
+    """The weights loaded are others than the reference's, and are multiplied rightly."""
+    shutil.copytree(small_model, tmp_path / "other")
+    tensors = load_file(small_model / "model.safetensors")
+    tensors[f"{LAYER}.scales"] *= 1.5
+    save_file(tensors, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    run(asked(tmp_path / "other", "sim-exllama", reference_model=small_model, max_new_tokens=1), tmp_path / "run")
+    with pytest.raises(NothingFound, match="they are others than the reference's"):
+        reduce_run(tmp_path / "run")
 
 
 def test_a_kernel_that_is_right_by_itself(failing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
