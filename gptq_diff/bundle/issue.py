@@ -94,7 +94,11 @@ def _before_filing(m: Material, project: str) -> list[str]:
         "> - Each heading below is a field of that form; attach this bundle, or its repro.py and report.html.",
     ]  # fmt: skip
     worst = worst_result(m.report)
-    if worst is None or worst.status in {"incomplete"}:
+    if m.report.verdict.status == "agree":
+        lines.append(
+            "> - **Nothing is wrong with what was compared**; some backends did not run, see below. Do not file it."
+        )
+    elif worst is None or worst.status == "incomplete":
         lines.append("> - **There is no verdict in this run**: mend what was skipped and run again before filing.")
     elif worst.backend.startswith("sim-") and not (m.repro and m.repro.live):
         lines.append(
@@ -110,8 +114,8 @@ def _before_filing(m: Material, project: str) -> list[str]:
     )  # fmt: skip
     if m.rows:
         private += (
-            " But **activations can reveal text**: rows/ holds captured rows of the bad linear. Leave that folder out "
-            "if the prompts are confidential."
+            " But **activations can reveal text**: rows/ holds captured rows of the bad linear. Make it again "
+            "with --no-rows if the prompts are confidential."
         )
     if m.repro is not None:
         private += " repro.py holds a few numbers of the bad linear's input and weight."

@@ -13,7 +13,8 @@ from gptq_diff.report.markdown_text import code, prose, within
 if TYPE_CHECKING:
     from gptq_diff.bundle.issue import Repro
 
-_PART = 6_000
+_MOST_IDS = 400
+_PART = 5_000
 """Characters of one part."""
 KNOWN = {
     "accumulator-overflow": (
@@ -162,9 +163,15 @@ def _with_vllm(length: int | None, token_ids: tuple[int, ...]) -> list[str]:
     return [
         "The same in vLLM alone:", "", "```python", "from vllm import LLM, SamplingParams", "",
         'llm = LLM("model", quantization="gptq", dtype="float16", enforce_eager=True, enable_prefix_caching=False)',
-        f"prompt = {{'prompt_token_ids': {list(token_ids)}}}" if token_ids else f"prompt = ...  # a prompt{short}",
+        _prompt(token_ids) if token_ids else f"prompt = ...  # a prompt{short}",
         "print(llm.generate([prompt], SamplingParams(temperature=0, max_tokens=8))[0].outputs[0].token_ids)", "```", "",
     ]  # fmt: skip
+
+
+def _prompt(token_ids: tuple[int, ...]) -> str:
+    if len(token_ids) <= _MOST_IDS:
+        return f'prompt = {{"prompt_token_ids": {list(token_ids)}}}'
+    return 'prompt = {"prompt_token_ids": [...]}  # of this prompt, from prompts.json'
 
 
 def transformers(r: Report) -> list[str]:

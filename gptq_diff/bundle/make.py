@@ -34,6 +34,7 @@ class Options:
     """include_prompts: prompts and answers come along. max_size: bytes of the zip at most.
 
     model, reference_model: where the checkpoints are, if they have moved. simulate: reduce on the simulation alone.
+    rows: captured rows come along.
     """
 
     include_prompts: bool = False
@@ -41,6 +42,7 @@ class Options:
     model: str | None = None
     reference_model: str | None = None
     simulate: bool = False
+    rows: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def make_bundle(root: Path, options: Options, say: Callable[[str], None]) -> Bun
         )
     found, no_repro = _reduced(root, options, say)
     names = Redaction.of(report, include_prompts=options.include_prompts)
-    rows = saved_rows(root, report, _checkpoint(run, options))
+    rows = saved_rows(root, report, _checkpoint(run, options)) if options.rows else {}
     files: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory(prefix="gptq-diff-bundle-") as place:
         shared = write_redacted(root, Path(place), include_prompts=options.include_prompts)
@@ -100,7 +102,7 @@ def _within(files: Mapping[str, bytes], rows: Mapping[str, SavedRows], limit: in
         spent = sum(len(kept.data) for kept in rows.values())
         raise UsageError(
             f"the bundle would take {len(data):,} bytes, {spent:,} of them captured rows, and may take {limit:,}",
-            "give --max-size, or bundle a run with fewer prompts",
+            "give --max-size or --no-rows, or bundle a run with fewer prompts",
         )
     return Bundle(data, {name: len(content) for name, content in sorted(files.items())}, no_repro)
 

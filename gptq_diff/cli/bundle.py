@@ -24,6 +24,9 @@ def bundle(
     max_size: Annotated[
         int, typer.Option("--max-size", metavar="SIZE", parser=parse_size, help="Bytes of the zip at most.")
     ] = 10_000_000,
+    rows: Annotated[
+        bool, typer.Option("--rows/--no-rows", help="Take captured rows of the bad linear along; they can reveal text.")
+    ] = True,
     verify: Annotated[
         Path | None, typer.Option("--verify", metavar="FILE", help="Check a bundle, and make none.")
     ] = None,
@@ -59,7 +62,7 @@ def bundle(
     wait_without_spinning()
     from gptq_diff.bundle.make import Options, make_bundle
 
-    made = make_bundle(run, Options(include_prompts, max_size, model, reference_model, simulate), say)
+    made = make_bundle(run, Options(include_prompts, max_size, model, reference_model, simulate, rows), say)
     place = output or Path(f"{run.resolve().name}-bundle.zip")
     part = place.with_name(place.name + ".part")
     part.write_bytes(made.data)

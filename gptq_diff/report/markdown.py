@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gptq_diff.records import Finding, Judgement, ModelInfo, Report, Result, Workaround
+from gptq_diff.report.advice import worst_result
 from gptq_diff.report.cleaned import cleaned
 from gptq_diff.report.experiments import experiment_lines
 from gptq_diff.report.headroom import headroom_lines
@@ -58,13 +59,6 @@ def part(head: str, lines: Sequence[str]) -> list[str]:
 def _lines(said: Sequence[str]) -> list[str]:
     """Lines of the console as a list, those set in below the others."""
     return [f"{'  ' if line.startswith('  ') else ''}- {prose(line, 600)}" for line in said]
-
-
-def worst_result(report: Report) -> Result | None:
-    """The result that the verdict speaks of."""
-    return next(
-        (r for r in report.results if (r.backend, r.prompt) == (report.verdict.backend, report.verdict.prompt)), None
-    )
 
 
 def agreeing(report: Report) -> list[str]:
