@@ -96,6 +96,31 @@ def test_the_console_is_no_file(program: Program, finished: Path, tmp_path: Path
     assert "Give --format" in err
 
 
+def test_as_a_page(program: Program, finished: Path, tmp_path: Path) -> None:
+    """Beside report.json, or where -o says; never on the terminal. Without importing torch or plotly's package."""
+    code, out, _ = program("report", finished, "--format", "html")
+    assert (code, out) == (1, "")
+    page = (finished / "report.html").read_text()
+    assert LAYERS[5] in page
+    assert program("report", finished, "--format", "html", "-o", tmp_path / "other.html")[0] == 1
+    assert (tmp_path / "other.html").read_text() == page
+    (finished / "report.json").unlink()
+    assert program("report", finished, "--format", "html")[0] == 3
+
+
+def test_a_page_is_made_without_anything_heavy(finished: Path) -> None:
+    """So that it starts fast, and works where there is no torch."""
+    code = (
+        "import sys\n"
+        f"sys.argv = ['gptq-diff', 'report', {str(finished)!r}, '--format', 'html']\n"
+        "from gptq_diff.cli.app import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print({'torch', 'numpy', 'plotly', 'transformers'} & set(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.endswith("set()\n"), done.stderr
+
+
 def test_an_unfinished_run_says_what_to_do(program: Program, finished: Path) -> None:
     """3: there is no verdict yet."""
     (finished / "report.json").unlink()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gptq_diff.records import INTERVALS, Finding, Judgement, Result, RowMap
-from gptq_diff.report.html.parts import Parts, pictured
+from gptq_diff.report.html.parts import Parts, pictured, shown_step
 
 LARGEST = 65504.0
 FACTOR = 3.0
@@ -46,7 +46,7 @@ def capture_key(backend: str, prompt: str) -> str:
 
 
 def _capture(parts: Parts, result: Result) -> dict[str, Any]:
-    step = result.first_bad.step if result.first_bad is not None else 0
+    step = shown_step(result)
     judged = [j for j in parts.judged.get((result.backend, result.prompt), []) if j.step == step]
     asked = parts.prompts.get(result.prompt)
     tokens = asked.token_ids if asked is not None and not result.cached_rows else ()  # captured rows start elsewhere

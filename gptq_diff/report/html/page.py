@@ -46,7 +46,8 @@ def render_html(parts: Parts) -> str:
         policy=policy, style=Markup(_own("report.css")), script=Markup(script),  # noqa: S704  our own files
         library=library.packed, data=packed_json(page_data(parts)),
         report=report, headline=headline(report), advice=advice(report), worst=worst, right=_right(report),
-        sign=tables.sign, matrix=tables.matrix(shown, pictured(report)), written=tables.written(shown),
+        sign=tables.sign, matrix=tables.matrix(shown, pictured(report)), counts=tables.counts(shown),
+        written=tables.written(shown),
         findings=tables.findings(report.results), workarounds=tables.workarounds(report.results),
         skipped=tables.skipped_linears(report.results), sweeps=sweep_lines(report),
         experiments=experiment_lines(report), headroom=headroom_lines(report), prompts=parts.prompts,

@@ -32,7 +32,8 @@ class PromptText:
 class Parts:
     """All that the page shows.
 
-    judged: judgements of the captures that are pictured, in order of execution; empty where none are stored.
+    judged: judgements of the captures that are pictured, of one step at least (shown_step), in order of execution;
+    empty where none are stored.
     prompts: by id; empty where they are not to be shown. rows: figures of single rows, where there are any.
     """
 
@@ -44,27 +45,37 @@ class Parts:
 
 def read_parts(root: Path, report: Report) -> Parts:
     """What lies beside a report; CaptureError for a damaged file. What is missing is left out, and the page says so."""
-    keys = [(r.backend, r.prompt) for r in pictured(report)]
-    judged = {key: read_judged_of(root, *key) for key in keys}
+    results = {(r.backend, r.prompt): r for r in pictured(report)}
+    keys = list(results)
+    judged = {key: [j for j in read_judged_of(root, *key) if j.step == shown_step(results[key])] for key in keys}
     rows = {key: found for key in keys if (found := read_rows(rows_file(root, *key))) is not None}
     return Parts(report, judged, _read_prompts(root / "prompts.json"), rows)
 
 
 def pictured(report: Report) -> list[Result]:
-    """At most MOST_PICTURED results, the most telling first: the worst, then failing ones, the reference, the others.
+    """At most MOST_PICTURED results, the most telling first: the worst, failing ones, others with the same prompts.
 
-    Of a sweep only the lengths at which something changes.
+    The reference comes after the backends, but first of what agrees where something fails. Of a sweep only the lengths
+    at which something changes.
     """
     worst = worst_result(report)
+    failing = {r.prompt for r in report.results if r.status != "agree"}
 
     def rank(result: Result) -> int:
         if result is worst:
             return 0
-        if result.first_bad is not None:
-            return 1
-        return 2 if result.status != "agree" else 3 if result.backend == report.reference else 4
+        if result.status != "agree":
+            return 1 if result.first_bad is not None else 2
+        if result.prompt in failing:
+            return 3 if result.backend == report.reference else 4
+        return 6 if result.backend == report.reference else 5
 
     return sorted(at_the_changes(report).results, key=rank)[:MOST_PICTURED]
+
+
+def shown_step(result: Result) -> int:
+    """The step that is pictured: the one at which it broke, else the prefill."""
+    return result.first_bad.step if result.first_bad is not None else 0
 
 
 def _read_prompts(path: Path) -> dict[str, PromptText]:

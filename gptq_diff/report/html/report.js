@@ -71,7 +71,7 @@
     };
   }
   const depthAxis = (names, at) => ({
-    title: { text: "linears in order of execution" }, range: [-0.5, Math.max(at.length, 1) - 0.5], showgrid: false, ...blockTicks(names, at),
+    title: { text: "block (linears in order of execution)" }, range: [-0.5, Math.max(at.length, 1) - 0.5], showgrid: false, ...blockTicks(names, at),
   });
   /* One tick a block, as many as fit. */
   function blockTicks(names, at) {

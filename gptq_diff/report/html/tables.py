@@ -86,6 +86,15 @@ def matrix(report: Report, pictured: Sequence[Result]) -> Matrix:
     return Matrix("backend", tuple(tokens[p.id] for p in prompts), rows)
 
 
+def counts(report: Report) -> str:
+    """`3 overflow, 7 agree`: how many results there are of each status, what fails first."""
+    found: dict[str, int] = {}
+    for result in report.results:
+        found[result.status] = found.get(result.status, 0) + 1
+    ordered = sorted(found.items(), key=lambda item: item[0] == "agree")
+    return ", ".join(f"{n} {status}" for status, n in ordered)
+
+
 def _where(result: Result) -> str:
     said = []
     if result.first_bad is not None:

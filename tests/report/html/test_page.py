@@ -56,6 +56,10 @@ def test_zero_prompts_failing_and_a_single_one() -> None:
     assert "Nothing failed" in text
 
 
+def test_where_all_agrees_a_backend_is_shown_before_the_reference() -> None:
+    assert data_of(page(a_report(a_result("agree", "hf-fp32"), a_result())))["selected"] == "sim-exllama|short"
+
+
 def test_two_hundred_prompts() -> None:
     """All of them are in the matrix, the failing ones have pictures before the others, and the page stays small."""
     prompts = [f"p{i}" for i in range(200)]
@@ -68,9 +72,10 @@ def test_two_hundred_prompts() -> None:
     report = replace(a_report(*results), prompts=tuple(PromptInfo(p, 37, "cd" * 32) for p in prompts))
     shown = pictured(report)
     assert len(shown) == MOST_PICTURED
-    assert (shown[0].backend, shown[0].prompt) == ("sim-exllama", "p150")
+    assert [(r.backend, r.prompt) for r in shown[:2]] == [("sim-exllama", "p150"), ("hf-fp32", "p150")]
     text = page(report, judged={(r.backend, r.prompt): judgements("ok") for r in shown})
     assert all(f"{p} (37 tokens)" in text for p in prompts)
+    assert "<b>1 overflow, 399 agree</b>" in text
     assert len(text) < 3_000_000
 
 
