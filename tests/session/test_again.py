@@ -187,6 +187,7 @@ class TestInterrupted:
             assert [(s.backend, s.reason) for s in report.skipped_backends] == [
                 ("sim-gptq", "the run was interrupted when 0 of its 1 captures were whole")
             ]
+            assert "Not in the table: <b>sim-gptq</b>" in (cut_short.root / "report.html").read_text()
             assert exit_code(report) == 3
 
     def test_it_can_be_allowed(self, cut_short: Again) -> None:

@@ -27,6 +27,8 @@ class TestSoundModel:
         """No false alarm, on a short and on a long prompt, and every linear of every one is compared."""
         report = run(asked(small_model, None, (FIRST, SECOND)), tmp_path / "run")
         assert [(r.backend, r.prompt) for r in report.results] == [(b, p) for b in FIVE for p in ("p1", "p2")]
+        assert "Every backend agrees" in (tmp_path / "run" / "report.html").read_text()
+        assert all((tmp_path / "run" / "judged" / b / f"{p}.rows.json").is_file() for b in FIVE for p in ("p1", "p2"))
         assert {(r.status, r.layers.compared, len(r.layers.skipped)) for r in report.results} == {("agree", 14, 0)}
         assert "14 of 14" in report.verdict.summary
         assert exit_code(report) == 0
