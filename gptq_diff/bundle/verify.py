@@ -5,6 +5,7 @@ Every refusal is one sentence (BadBundle, exit code 2) that says what is wrong a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import stat
@@ -23,6 +24,11 @@ _SMALL = 4096
 """Bytes below which a ratio says nothing."""
 _MOST_MANIFEST = 1_000_000
 _CHUNK = 1 << 20
+_NOT_A_ZIP = (
+    zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, RuntimeError, ValueError, LookupError,
+    OverflowError,
+)  # fmt: skip
+"""What zipfile raises for bytes that are none."""
 
 
 class BadBundle(UsageError):  # noqa: N818  as its peers in gptq_diff.errors
@@ -46,10 +52,14 @@ def verify(path: Path) -> Verified:
             _held_against(archive, entries, told)
     except FileNotFoundError:
         raise BadBundle(f"{path} does not exist", "give a file made by `gptq-diff bundle`") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, RuntimeError) as e:
-        raise _bad(f"it is not a sound zip ({one_line(str(e), 120) or type(e).__name__})") from e
     except UnicodeError as e:
         raise _bad("a name in it is not text") from e
+    except OSError as e:
+        if e.errno not in (None, errno.EINVAL):  # a seek to nowhere; anything else is about the path
+            raise
+        raise _bad("it is not a sound zip (it points beyond itself)") from e
+    except _NOT_A_ZIP as e:
+        raise _bad(f"it is not a sound zip ({one_line(str(e), 120) or type(e).__name__})") from e
     return Verified({name: size for name, (_, size) in sorted(told.items())}, version)
 
 
@@ -71,7 +81,7 @@ def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             raise _bad(f"the name {shown} leads out of its folder")
         if stat.S_ISLNK(mode):
             raise _bad(f"{shown} is a symbolic link")
-        if info.is_dir() or (stat.S_IFMT(mode) not in (0, stat.S_IFREG)):
+        if name.endswith("/") or (stat.S_IFMT(mode) not in (0, stat.S_IFREG)):
             raise _bad(f"{shown} is not a plain file")
         if name in found:
             raise _bad(f"{shown} is in it twice")
