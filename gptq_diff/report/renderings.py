@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Callable
 
 from gptq_diff.records import Report
-from gptq_diff.report.judged import read_all_judged
+from gptq_diff.report.advice import worst_result
+from gptq_diff.report.judged import read_judged_of
 from gptq_diff.report.markdown import markdown
 
 Renderer = Callable[[Report, Path], str]
@@ -14,7 +15,9 @@ Renderer = Callable[[Report, Path], str]
 
 
 def _markdown(report: Report, root: Path) -> str:
-    return markdown(report, read_all_judged(root, report))
+    worst = worst_result(report)  # whose neighbours alone are shown
+    keys = [] if worst is None or worst.first_bad is None else [(worst.backend, worst.prompt)]
+    return markdown(report, {key: read_judged_of(root, *key) for key in keys})
 
 
 def _html(report: Report, root: Path) -> str:
