@@ -128,17 +128,18 @@ class Search:
         return columns[other.start.error2_C > FACTOR**2 * other.start.floor2_C]
 
     def share(self, state: State) -> float:
-        """Share of the squared error that the state explains, every column counted in units of its rounding."""
-        return 1.0 - self._raw(state) / max(self._raw(self.start), 1e-300)
+        """Share of the squared error that the state explains of the columns that err, each in units of its rounding."""
+        return 1.0 - self._raw(state, self.start.bad_C) / max(self._raw(self.start, self.start.bad_C), 1e-300)
 
     def suffices(self, state: State) -> bool:
         """Whether the state is an explanation: what is left is rounding, and it is little beside what there was."""
         loose = any(a.variant.looser > 1.0 for a in state.applied)
         return bool(state.applied) and state.explains and self.share(state) >= (ENOUGH_LOOSE if loose else ENOUGH)
 
-    def _raw(self, state: State) -> float:
-        """Squared error in units of the rounding of the product as it should be."""
-        return float((state.error2_C / self.start.floor2_C).sum())
+    def _raw(self, state: State, columns_C: torch.Tensor | None = None) -> float:
+        """Squared error (of those columns) in units of the rounding of the product as it should be."""
+        raw_C = state.error2_C / self.start.floor2_C
+        return float((raw_C if columns_C is None else raw_C[columns_C]).sum())
 
     def _state(self, parts: Parts, after: tuple[Done, ...], applied: tuple[Applied, ...]) -> State:
         w_KC = parts.weight()
