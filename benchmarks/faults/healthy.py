@@ -78,7 +78,7 @@ class SplitK:
 
     def __init__(self, inner: Any, rng: np.random.Generator) -> None:
         self._inner, self._rng = inner, rng
-        self.name, self.on_host = inner.name, inner.on_host
+        self.name, self.on_host, self.takes_half = inner.name, inner.on_host, inner.takes_half
 
     def supports(self, spec: Any) -> Any:
         return self._inner.supports(spec)

@@ -130,7 +130,7 @@ class FaultyKernel:
     def __init__(self, inner, at, damaged=None, overflow=None):
         """damaged: packed arrays to use there instead; overflow: (bits, zero offset) of an early narrowing there."""
         self.inner, self.at, self.damaged, self.overflow = inner, at, damaged, overflow
-        self.name, self.on_host = inner.name, inner.on_host
+        self.name, self.on_host, self.takes_half = inner.name, inner.on_host, inner.takes_half
 
     def supports(self, spec):
         return self.inner.supports(spec)
