@@ -13,7 +13,7 @@ LARGEST = 65504.0
 FACTOR = 3.0
 """How many times the noise floor is still explained by it: the detection threshold (gptq_diff.compare.figures)."""
 MAP_BYTES = 700_000
-"""What the maps of linear by token may take of the page, as base64; with the library it stays below 3 MB."""
+"""What the maps of linear by token may take of the page, as base64: a third of what the library takes."""
 
 
 def page_data(parts: Parts) -> dict[str, Any]:
