@@ -18,6 +18,8 @@ PROMISING = 0.2
 """Share of the squared error that all blocks together, each alone, must be able to explain."""
 HOPEFUL = 0.8
 """Share of it that the first few blocks may leave for all to be tried."""
+MOST_SOLVED = 512
+"""Blocks times variants that least squares solves for together."""
 WORTH = 2.0
 """Squared expected roundings that a block must explain, on average over the columns."""
 
@@ -55,17 +57,17 @@ class BlockSearch:
         """Choices by different ways; enough: mean of squared error over unit at which nothing more is looked for."""
         before = float((self.start_MC.square().sum(dim=0).double() / self.unit_C).mean())
         total_B, _ = self._gains(self.start_MC, range(self.blocks))
-        if float(total_B.clamp_min(0.0).sum()) < PROMISING * before:
-            return []
-        found = [self._greedy(enough)]
-        after = self._mean(found[0])
-        if after > enough and self.blocks > 1 and after < HOPEFUL * before:
-            found.append(self._sweep(self._nothing()))
-            found.append(self._sweep(self._whole()))
-            if not self.by_column:
-                found.append(self._sweep(self._solved_for_all()))
-            elif len(self.start_MC) >= 2 * self.blocks:
-                found.append(self._sweep(self._solved()))
+        promising = float(total_B.clamp_min(0.0).sum()) >= PROMISING * before
+        found = [self._greedy(enough)] if promising else []
+        after = self._mean(found[0]) if found else before
+        if after > enough and self.blocks > 1:
+            if promising and after < HOPEFUL * before:
+                found.append(self._sweep(self._nothing()))
+                found.append(self._sweep(self._whole()))
+            solved_BC = self._solved() if self.by_column else self._solved_for_all()
+            if bool((solved_BC >= 0).any()):
+                found.append(self._sweep(solved_BC))
+        found = [choice for choice in found if self._mean(choice) < before]
         return [self._agreed(choice) for choice in found] if self.by_column else found
 
     def _agreed(self, choice: Choice) -> Choice:
@@ -96,8 +98,11 @@ class BlockSearch:
     def _solved(self) -> torch.Tensor:
         """Every column one variant, in the blocks whose share in it least squares put nearer to all than to nothing.
 
-        One block after another goes astray where what they do to y is alike.
+        One block after another goes astray where what they do to y is alike, or where one undoes the other. Nothing
+        where there are too few rows for it.
         """
+        if len(self.start_MC) < 2 * self.blocks:
+            return self._nothing()
         best_BC, best_C = self._nothing(), torch.full((len(self.unit_C),), float("inf"), dtype=torch.float64)
         for i, delta_BMC in enumerate(self.delta_VBMC):
             gram_CBB = torch.einsum("bmc,dmc->cbd", delta_BMC, delta_BMC).double()
@@ -113,8 +118,13 @@ class BlockSearch:
         return best_BC
 
     def _solved_for_all(self) -> torch.Tensor:
-        """Every block the variant whose share in it least squares over all columns put highest, and above a half."""
+        """Every block the variant whose share in it least squares over all columns put highest, and above a half.
+
+        Nothing where there is too much to choose from.
+        """
         variants = len(self.delta_VBMC)
+        if variants * self.blocks > MOST_SOLVED:
+            return self._nothing()
         delta_UMC = self.delta_VBMC.flatten(0, 1) / self.unit_C.sqrt().float()
         delta_UX, gap_X = delta_UMC.flatten(1).double(), (self.start_MC / self.unit_C.sqrt().float()).flatten().double()
         gram_UU = delta_UX @ delta_UX.T

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from gptq_diff.compare.figures import FACTOR
-from gptq_diff.diagnose.case import Case, bad_or_all
+from gptq_diff.diagnose.case import Case
 from gptq_diff.records import Finding
 
 MOVING = frozenset({"unknown", "race-or-uninitialised"})
@@ -20,21 +20,31 @@ class OtherCall:
     """One more call of the same layer by the same path.
 
     rows: M. bad: it was judged to err. left: how many times the expected rounding the first call's bad columns err.
+    to_expect: the same if they erred here by the share of the answer that they err by in the first call.
     """
 
     rows: int
     bad: bool
     left: float
+    to_expect: float
 
     @property
     def clean(self) -> bool:
-        """Whether the columns that err in the first call are right here."""
-        return self.left < FACTOR / 2
+        """Whether the columns that err in the first call are right here, and it would show if they were not."""
+        return self.left < FACTOR / 2 and self.to_expect > FACTOR
 
 
-def other_call(case: Case, bad_N: torch.Tensor, *, bad: bool) -> OtherCall:
+def other_call(case: Case, first: Case, *, bad: bool) -> OtherCall:
     """How another call does in the columns that err in the first one (all of them where none stands out)."""
-    return OtherCall(len(case.rows_M), bad, case.left(bad_or_all(bad_N)))
+    columns = first.suspects
+    share2 = float(first.error2_N[columns].sum() / _answer2(first, columns).clamp_min(1e-300))
+    to_expect = (share2 * _answer2(case, columns) / case.floor2_N[columns].sum()).sqrt()
+    return OtherCall(len(case.rows_M), bad, case.left(columns), float(to_expect))
+
+
+def _answer2(case: Case, columns_N: torch.Tensor) -> torch.Tensor:
+    """Squared exact answer in those columns, rows weighted, float64."""
+    return (case.weight_M @ torch.where(case.known_MN, case.exact_MN, 0.0).double().square())[columns_N].sum()
 
 
 def between_calls(finding: Finding, rows: int, others: Sequence[OtherCall]) -> Finding:

@@ -14,7 +14,7 @@ from gptq_diff.compare.judge_run import layer_weight
 from gptq_diff.compare.results import BAD_KINDS, causes
 from gptq_diff.diagnose.bias_step import explain_bias
 from gptq_diff.diagnose.calls import MOVING, OtherCall, between_calls, other_call
-from gptq_diff.diagnose.case import case_of
+from gptq_diff.diagnose.case import Case, case_of
 from gptq_diff.diagnose.explain import explain_case
 from gptq_diff.diagnose.parts import Source, Unpacked
 from gptq_diff.records import Finding, Judgement
@@ -92,16 +92,15 @@ class Diagnosis:
         other_weight = dequantise(self.loaded.packed(j.layer)) if self.loaded is not self.judge else None
         findings = explain_case(case, call.x_MK, call.y_MN, other_weight)
         if any(f.cause in MOVING for f in findings):
-            others = self._others((prompt, call.step), source, call, w_KN, case.bad)
+            others = self._others((prompt, call.step), case, call, w_KN)
             findings = [between_calls(f, j.rows, others) for f in findings]
         place = ", ".join([*([f"decode step {j.step}"] if j.step else []), *([f"rank {j.part}"] if j.part else [])])
         return [replace(f, evidence=(*f.evidence, f"seen in {place}")) for f in findings] if place else findings
 
-    def _others(
-        self, at: tuple[str, int], source: Source, call: CapturedCall, w_KN: torch.Tensor, bad_N: torch.Tensor
-    ) -> list[OtherCall]:
-        """The layer's other calls by the same path, of every prompt and step; at: the prompt and step of the call."""
+    def _others(self, at: tuple[str, int], first: Case, call: CapturedCall, w_KN: torch.Tensor) -> list[OtherCall]:
+        """The layer's other calls by the same path, of every prompt and step; at: the prompt and step of the first."""
         found: list[OtherCall] = []
+        source = first.source
         layer = source.spec.name
         for prompt, captured in self.captures.items():
             for other in captured.calls(layer):
@@ -112,7 +111,7 @@ class Diagnosis:
                 case = case_of(source, other.path, other.x_MK, other.y_MN, w_KN)
                 if case is not None:
                     bad = (layer, other.step, other.part) in self.bad[prompt]
-                    found.append(other_call(case, bad_N, bad=bad))
+                    found.append(other_call(case, first, bad=bad))
         return found
 
     def _source(self, layer: str) -> Source:

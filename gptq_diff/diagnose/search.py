@@ -105,7 +105,7 @@ class Search:
 
     def run(self) -> list[State]:
         """States from best to worst of the first depth at which any explains y; else the best that was found."""
-        beam, best = [self.start], [self.start]
+        beam, best = [self.start, *self._evident()], [self.start]
         for _ in range(DEPTH):
             found = [state for at in beam for state in self._expand(at)]
             if not found:
@@ -156,6 +156,12 @@ class Search:
             assert done.variant.after is not None
             y_MC = torch.where(done.mask_C, done.variant.after(y_MC, self.columns), y_MC)
         return y_MC
+
+    def _evident(self) -> list[State]:
+        """What the outputs alone show, applied first; alone it must explain as much as anything else."""
+        everywhere = torch.ones(len(self.columns), dtype=torch.bool)
+        shown = [v for variants in self.families.values() for v in variants if v.evident]
+        return [state for v in shown if (state := self._in_columns(self.start, v, everywhere)) is not None]
 
     def _expand(self, at: State) -> list[State]:
         """One more family each; only states that leave clearly less than `at` does."""

@@ -27,6 +27,7 @@ class Variant:
     at all. in_columns: it may be so in some columns only. on_dense: it makes sense for dense pieces too.
     looser: what it leaves unexplained at best, as a factor on the squared rounding error.
     hides: of outputs as captured [M, C], which (bool) do not tell how large the product was.
+    evident: the outputs alone show it, so that it is tried with others even where it explains little by itself.
     """
 
     family: str
@@ -39,6 +40,7 @@ class Variant:
     on_dense: bool = False
     looser: float = 1.0
     hides: Callable[[torch.Tensor], torch.Tensor] | None = None
+    evident: bool = False
 
 
 Maker = Callable[[Case], Iterator[Variant]]

@@ -12,6 +12,8 @@ from gptq_diff.diagnose.hypotheses.base import Variant, hypothesis
 BORDERLINE = 24.0
 """Factor on the squared rounding that outputs on the border between two bfloat16 values cost: of halves that err by
 3e-4 one in 25 goes the other way, by a step of 2^-8 to 2^-7."""
+OFTEN = 4
+"""Outputs of one and the same largest magnitude that are no chance."""
 FEWEST = 48
 """Outputs from which their bits are evidence: of halves one in eight is a bfloat16 by chance."""
 
@@ -45,10 +47,11 @@ def stray_bias(case: Case) -> Iterator[Variant]:
 
 @hypothesis
 def cut_off(case: Case) -> Iterator[Variant]:
-    """Values beyond some magnitude cut off there: the largest that y has."""
+    """Values beyond some magnitude cut off there: the largest that y has; right ones, or wrong ones, many at once."""
     limit = float(case.y_MN.abs().max())
     beyond_MN = (case.exact_MN.abs() > limit * (1 + 2.0**-8)) & case.known_MN
-    if limit <= 0 or not bool(beyond_MN.any()):
+    often = int(((case.y_MN.abs() >= limit) & case.known_MN).sum()) >= OFTEN
+    if limit <= 0 or not (often or bool(beyond_MN.any())):
         return
 
     def clamped(y_MC: torch.Tensor, _columns: torch.Tensor) -> torch.Tensor:
@@ -58,7 +61,7 @@ def cut_off(case: Case) -> Iterator[Variant]:
         return y_MC.abs() >= limit
 
     says = f"values beyond {limit:,.4g} had been cut off"
-    yield Variant("clamp", "clamp", says, after=clamped, in_columns=False, hides=at_limit)
+    yield Variant("clamp", "clamp", says, after=clamped, in_columns=False, hides=at_limit, evident=often)
 
 
 @hypothesis
