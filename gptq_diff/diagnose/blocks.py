@@ -20,6 +20,8 @@ HOPEFUL = 0.8
 """Share of it that the first few blocks may leave for all to be tried."""
 MOST_SOLVED = 512
 """Blocks times variants that least squares solves for together."""
+RIDGE = 1e-9
+"""Of the trace of the normal equations: added to their diagonal, so that blocks that do the same can be solved for."""
 WORTH = 2.0
 """Squared expected roundings that a block must explain, on average over the columns."""
 
@@ -106,7 +108,8 @@ class BlockSearch:
         best_BC, best_C = self._nothing(), torch.full((len(self.unit_C),), float("inf"), dtype=torch.float64)
         for i, delta_BMC in enumerate(self.delta_VBMC):
             gram_CBB = torch.einsum("bmc,dmc->cbd", delta_BMC, delta_BMC).double()
-            gram_CBB = gram_CBB + torch.diag_embed(self.unit_C[:, None].expand(-1, self.blocks))
+            size_C = gram_CBB.diagonal(dim1=1, dim2=2).sum(dim=1)
+            gram_CBB = gram_CBB + torch.diag_embed((self.unit_C + RIDGE * size_C)[:, None].expand(-1, self.blocks))
             with_gap_CB = torch.einsum("bmc,mc->cb", delta_BMC, self.start_MC).double()
             shares_CB = torch.linalg.solve(gram_CBB, with_gap_CB)
             taken_BC = (shares_CB > 0.5).T
@@ -128,7 +131,7 @@ class BlockSearch:
         delta_UMC = self.delta_VBMC.flatten(0, 1) / self.unit_C.sqrt().float()
         delta_UX, gap_X = delta_UMC.flatten(1).double(), (self.start_MC / self.unit_C.sqrt().float()).flatten().double()
         gram_UU = delta_UX @ delta_UX.T
-        gram_UU = gram_UU + torch.eye(len(gram_UU)) * (1e-9 * gram_UU.trace() + 1e-300)
+        gram_UU = gram_UU + torch.eye(len(gram_UU)) * (RIDGE * gram_UU.trace() + 1.0)
         shares_VB = torch.linalg.solve(gram_UU, delta_UX @ gap_X).view(variants, self.blocks)
         share_B, which_B = shares_VB.max(dim=0)
         return torch.where(share_B > 0.5, which_B, -1)[:, None].expand(-1, len(self.unit_C)).clone()
