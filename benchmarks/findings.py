@@ -7,7 +7,7 @@ first bad call is reduced. The other two calls are made here, since no simulated
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
 import tempfile
 from pathlib import Path
 
@@ -22,9 +22,14 @@ from gptq_diff.reduce.shrink import Pair, shrink
 from gptq_diff.reduce.titles import title_of
 from gptq_diff.reduce.trial import Fault, Trial, simulated
 from gptq_diff.session.reduce_run import Wanted, reduce_run
-from gptq_diff.session.reduce_story import LEAST_LIMIT, shown, worst_output
+from gptq_diff.session.reduce_story import LEAST_LIMIT, seen, shown, worst_output
 
 OVERFLOW = Fault("overflow", None)
+ON_A_GPU = Path(__file__).parent / "results" / "gpu" / "h200-findings.json"
+"""What `python -m benchmarks.gpu.findings` found of the scripts."""
+FUSED, MARLIN, RECONSTRUCT = (
+    "exllama-accumulator-overflow", "marlin-channelwise-overflow", "reconstruct-fp16-accumulation",
+)  # fmt: skip
 MIDDLE = 8
 
 
@@ -71,16 +76,23 @@ def reconstruct() -> Pair:
     return Pair(failing, passing)
 
 
-def write(place: Path, pair: Pair, path: str, kernel: type[Kernel]) -> None:
+def seen_of(finding: str, predicted: str) -> str:
+    """Where the script of that name was seen to find the defect; else what is only predicted."""
+    found = json.loads(ON_A_GPU.read_text())
+    exits = [s["exit"] for s in found["scripts"] if s["finding"] == finding and s["expected"] == 1]
+    return f"Seen on {found['gpu']} (README.md)" if exits and set(exits) == {1} else predicted
+
+
+def write(place: Path, finding: str, pair: Pair, path: str, kernel: type[Kernel]) -> None:
     """The script of a call that was made here."""
     outputs = [kernel().multiply(call.x_MK, packed(call)).y_MN for call in (pair.failing, pair.passing)]
     at = worst_output(pair.failing, outputs[0])
     failed, passed = (shown(call, y_MN, at).output for call, y_MN in zip((pair.failing, pair.passing), outputs))
-    seen = f"Predicted with a simulation ({kernel().name}), not yet seen on a GPU"
+    told = seen_of(finding, f"Predicted with a simulation ({kernel().name}), not yet seen on a GPU")
     family = family_of(path)
     assert family is not None
     rows = RECONSTRUCT_ROWS if path == "exllama-reconstruct" else 1
-    text, tensors = script(pair, Story(title_of(path, "overflow"), seen, LEAST_LIMIT, family, rows, at, failed, passed))
+    text, tensors = script(pair, Story(title_of(path, "overflow"), told, LEAST_LIMIT, family, rows, at, failed, passed))
     assert tensors is None
     (place / "repro.py").write_text(text)
 
@@ -93,9 +105,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         found = reduce_run(asked.run, Wanted("sim-exllama", simulate=True, out=Path(place, "reduced")))
         print(found)
-        shutil.copyfile(Path(place, "reduced", found.script), asked.findings / "exllama-accumulator-overflow/repro.py")
-    write(asked.findings / "marlin-channelwise-overflow", marlin(), "marlin", NarrowedSum)
-    write(asked.findings / "reconstruct-fp16-accumulation", reconstruct(), "exllama-reconstruct", SimReconstruct)
+        text, predicted = Path(place, "reduced", found.script).read_text(), seen(found)
+        assert predicted in text
+        (asked.findings / FUSED / "repro.py").write_text(text.replace(predicted, seen_of(FUSED, predicted)))
+    write(asked.findings / MARLIN, MARLIN, marlin(), "marlin", NarrowedSum)
+    write(asked.findings / RECONSTRUCT, RECONSTRUCT, reconstruct(), "exllama-reconstruct", SimReconstruct)
 
 
 if __name__ == "__main__":

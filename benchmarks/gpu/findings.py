@@ -25,13 +25,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.findings import FUSED, MARLIN, RECONSTRUCT
 from benchmarks.gpu import planted
 from benchmarks.gpu.build_upstream import library_name
 
 FINDINGS = Path(__file__).parents[2] / "docs" / "findings"
-FUSED, MARLIN, RECONSTRUCT = (
-    "exllama-accumulator-overflow", "marlin-channelwise-overflow", "reconstruct-fp16-accumulation",
-)  # fmt: skip
 BUILDS = {"vllm-0.33.0-gptq-gemm": (), "gptqmodel-exllamav2": ("--gptqmodel",)}
 """Kernel of build_upstream -> what its library needs on the script's command line."""
 BUILD_SECONDS, SCRIPT_SECONDS, RUN_SECONDS, REDUCE_SECONDS = 280, 150, 280, 280

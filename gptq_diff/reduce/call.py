@@ -58,7 +58,15 @@ class Call:
 
     def exact(self) -> torch.Tensor:
         """The exact answer, float64 [M, N]."""
-        return self.x_MK.double() @ (self.centred.double() * self.scales_GN.double()[self.groups_of_rows])
+        return self.x_MK.double() @ self.weight()
+
+    def weight(self) -> torch.Tensor:
+        """W, float64 [K, N]."""
+        return self.centred.double() * self.scales_GN.double()[self.groups_of_rows]
+
+    def products(self) -> torch.Tensor:
+        """The sums of the products' magnitudes, float64 [M, N]: as large as the exact answer where none cancel."""
+        return self.x_MK.double().abs() @ self.weight().abs()
 
     def with_x(self, x_MK: torch.Tensor) -> Call:
         """Another input of the same shape."""

@@ -27,7 +27,8 @@ DATA = "repro.safetensors"
 class Story:
     """What the script says of itself.
 
-    title: the defect in a line. seen: "seen on ..." or why not. limit: relative l2 error from which a result is wrong.
+    title: the defect in a line. seen: "seen on ..." or why not. limit: l2 error from which a result is wrong, by the l2
+    norm of the products' absolute sums.
     family: EXLLAMA or MARLIN. rows: M of the kernel's call, x padded with zeros; at least the call's own rows.
     failed, passed: what the kernel (or its simulation) gave at `at`, (row, column), as text.
     """
@@ -125,7 +126,7 @@ except (ImportError, OSError) as e:
     sys.exit(print(f"nothing was run: {e}", file=sys.stderr) or 3)
 
 K, N, GROUP, BITS, V2 = $k, $n, $group, $bits, $v2  # V2: the format of zero points
-AT, LIMIT, EXPECTED = $at, $limit, ($passed, $failed)  # output shown; relative error called wrong; y there, as found
+AT, LIMIT, EXPECTED = $at, $limit, ($passed, $failed)  # output shown; share of products called wrong; y there, as found
 ${data}def words(codes):  # int32 [rows * BITS / 32, columns]
     bits = (codes.long().T[:, :, None] >> torch.arange(BITS) & 1).reshape(codes.shape[1], -1, 32)
     return (bits << torch.arange(32)).sum(2).to(torch.int32).T.contiguous()  # the upper half wraps to negative
@@ -135,7 +136,7 @@ weight = (codes.double() - zeros.repeat_interleave(GROUP, 0)) * scales.double().
 for name, x, expected in zip(("passing", "failing"), (passing.half(), failing.half()), EXPECTED):
     padded, exact = torch.nn.functional.pad(x, (0, 0, 0, max(args.rows - len(x), 0))), x.double() @ weight
     y = multiply(padded.to(args.device))[: len(x)].double().cpu()
-    wrong = not (y - exact).norm() <= LIMIT * exact.norm()  # so for NaN and inf
+    wrong = not (y - exact).norm() <= LIMIT * (x.double().abs() @ weight.abs()).norm()  # so for NaN and inf
     print(f"{name}: exact {exact[AT]:.6g}, expected here {expected}, saw {y[AT]:.6g}:", "WRONG" if wrong else "right")
 sys.exit(int(wrong))
 ''')

@@ -13,6 +13,8 @@ from gptq_diff.reduce.trial import Trial
 
 FIRST_TRIES = 16
 """Single outputs that are tried alone, the most conspicuous first, before rows and columns are halved."""
+SCALINGS = 12
+"""Halvings of the range in which a common factor of all inputs is looked for: a half has 11 bits."""
 DIGITS = (1, 2, 3)
 """Significant digits that inputs are rounded to."""
 
@@ -21,7 +23,7 @@ DIGITS = (1, 2, 3)
 class Pair:
     """failing: the smallest call that fails. passing: the same but for one input, one step of float16 smaller (or 0).
 
-    Where no single input decides it, `passing` is the call with x = 0.
+    Where no single input decides it, all of them are smaller by one factor.
     """
 
     failing: Call
@@ -156,25 +158,46 @@ def _rounded(call: Call, trial: Trial) -> Call:
 def tighten(call: Call, trial: Trial) -> Pair:
     """The smallest value of one input that still fails, by bisection over the halves, beside the largest that passes.
 
-    The inputs are tried from the largest on, until one is found without which the call passes. A wrong result that is
-    finite has no such border (it goes on into the smallest halves): there the passing call has that input at 0.
+    The inputs are tried from the largest on, until one is found without which the call passes. There the passing call
+    has that input at 0 where the result is wrong but finite, since such an error goes on into the smallest halves, and
+    where something else goes wrong on the way from 0.
     """
     for at in sorted(call.inputs, key=lambda at: (-abs(float(call.x_MK[at])), at)):
-        if trial.fails(_with_input(call, at, 0.0)):
+        without = _with_input(call, at, 0.0)
+        if not trial.passes(without):
             continue
         if trial.fault.kind == "diverged":
-            return Pair(call, _with_input(call, at, 0.0))
+            return Pair(call, without)
         value = call.x_MK[at]
         passes, fails = 0, int(value.abs().view(torch.int16))  # the bits of halves of one sign are in their order
         while fails - passes > 1:
             middle = (passes + fails) // 2
-            if trial.fails(_with_input(call, at, _half(middle, value))):
+            between = _with_input(call, at, _half(middle, value))
+            if trial.fails(between):
                 fails = middle
-            else:
+            elif trial.passes(between):
                 passes = middle
+            else:
+                return Pair(call, without)
         failing, passing = (_with_input(call, at, _half(bits, value)) for bits in (fails, passes))
         return Pair(failing, passing)
-    return Pair(call, call.with_x(torch.zeros_like(call.x_MK)))
+    return _scaled(call, trial)
+
+
+def _scaled(call: Call, trial: Trial) -> Pair:
+    """All inputs made smaller by one factor: the largest that pass beside the smallest that fail; else x = 0."""
+    pair = Pair(call, call.with_x(torch.zeros_like(call.x_MK)))
+    low, high = 0.0, 1.0
+    for _ in range(SCALINGS):
+        middle = (low + high) / 2
+        between = call.with_x((call.x_MK.double() * middle).to(call.x_MK.dtype))
+        if trial.fails(between):
+            high, pair = middle, Pair(between, pair.passing)
+        elif trial.passes(between):
+            low, pair = middle, Pair(pair.failing, between)
+        else:
+            break
+    return pair
 
 
 def _half(bits: int, like: torch.Tensor) -> float:

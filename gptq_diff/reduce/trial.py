@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Callable, Protocol
 
 import torch
 
 from gptq_diff.checkpoint.packed import PackedLinear
+from gptq_diff.compare.figures import LARGEST_HALF
 from gptq_diff.compare.judge import CapturedCall, judge_layer
 from gptq_diff.errors import BackendError
 from gptq_diff.kernels.base import Kernel, Product
@@ -24,14 +26,25 @@ class Multiply(Protocol):
 
 @dataclass(frozen=True)
 class Fault:
-    """What has to be there for a call to fail: Judgement.kind and Judgement.cause of the captured one."""
+    """What has to be there for a call to fail: Judgement.kind and Judgement.cause of the captured one.
+
+    exact_at_most: largest magnitude of the exact answer; else an overflow is shrunk to where float16 ends anyway.
+    """
 
     kind: str
     cause: str | None
+    exact_at_most: float = LARGEST_HALF / 2
+
+    @classmethod
+    def of(cls, judgement: Judgement) -> Fault:
+        """The captured call's."""
+        most = math.inf if judgement.cause else max(judgement.exact_absmax, cls.exact_at_most)
+        return cls(judgement.kind, judgement.cause, most)
 
     def shows(self, judgement: Judgement) -> bool:
-        """Whether it is the same fault."""
-        return judgement.kind == self.kind and judgement.cause == self.cause
+        """Whether it is the same fault, as plainly."""
+        same = judgement.kind == self.kind and judgement.cause == self.cause
+        return same and judgement.exact_absmax <= self.exact_at_most
 
 
 class Trial:
@@ -54,6 +67,13 @@ class Trial:
         """Whether the fault shows; a call that the kernel does not take does not show it."""
         try:
             return self.fault.shows(self.outcome(call)[1])
+        except BackendError:
+            return False
+
+    def passes(self, call: Call) -> bool:
+        """Whether nothing is wrong with it."""
+        try:
+            return self.outcome(call)[1].kind == "ok"
         except BackendError:
             return False
 

@@ -87,7 +87,7 @@ def _reduced(
         raise CannotJudge(f"no script is known that calls the kernel of the path {j.path}: {j.layer} is not reduced")
     call = call_of(captured.x_MK, loaded.packed(j.layer), captured.first)
     finite_M = torch.isfinite(call.x_MK).all(dim=1)
-    trial = Trial(tried.multiply, Fault(j.kind, j.cause))
+    trial = Trial(tried.multiply, Fault.of(j))
     pair = shrink(call.rows(torch.nonzero(finite_M).flatten().tolist()), captured.y_MN[finite_M], trial, tried.columns)
     if pair is None:
         raise _not_shown(failing, tried, other)

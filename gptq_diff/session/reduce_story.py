@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gptq_diff.session.reduce_kernel import Tried
 
 LEAST_LIMIT = 0.01
-"""Relative error from which a script calls a result wrong, at least: half rounds at 5e-4."""
+"""Error, as a share of the products, from which a script calls a result wrong, at least: half rounds at 5e-4."""
 MOST_SHOWN = 64
 
 
@@ -59,7 +59,8 @@ def story_of(found: Reduced, pair: Pair, trial: Trial, family: str) -> Story:
     _, judgement = trial.outcome(pair.failing)
     limit = LEAST_LIMIT
     if found.kind == "diverged" and judgement.local_l2_rel:
-        limit = min(limit, max(judgement.local_l2_rel / 2, FACTOR * (judgement.noise_floor or 0.0)))
+        share = float(pair.failing.exact().norm() / pair.failing.products().norm().clamp_min(1e-300))
+        limit = min(limit, share * max(judgement.local_l2_rel / 2, FACTOR * (judgement.noise_floor or 0.0)))
     rows = RECONSTRUCT_ROWS if found.path == "exllama-reconstruct" else found.shape[0]
     return Story(
         title_of(found.path, found.kind), seen(found), limit, family, rows, found.at, found.failing.output,

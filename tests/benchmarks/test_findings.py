@@ -40,7 +40,7 @@ def test_the_committed_scripts_are_what_is_written(tmp_path: Path) -> None:
         (findings.MARLIN, written.marlin(), "marlin", NarrowedSum),
         (findings.RECONSTRUCT, written.reconstruct(), "exllama-reconstruct", SimReconstruct),
     ):
-        written.write(tmp_path, pair, path, kernel)
+        written.write(tmp_path, name, pair, path, kernel)
         assert (tmp_path / "repro.py").read_text() == (findings.FINDINGS / name / "repro.py").read_text()
 
 

@@ -114,6 +114,23 @@ def test_products_that_cancel_on_the_reconstruct_path() -> None:
     assert len(pair.failing.inputs) == 2
     products = pair.failing.x_MK.double().T * (pair.failing.codes_KN.double() - 8).abs().amax(dim=1)[:, None]
     assert float(exact_of(pair.failing).abs().max()) < 65504 < float(products.max()) * 0.5
+    failing, passing = (
+        float((c.x_MK.double() @ (c.centred.double() * 0.5).clamp_min(0)).max()) for c in (pair.failing, pair.passing)
+    )
+    assert failing >= 65520 > passing > 65000, "the nearest call that passes has both inputs smaller by one factor"
+
+
+def test_an_overflow_is_not_shrunk_to_where_float16_ends_anyway() -> None:
+    """The exact answer of what is left is far from the border, as it was in the captured call."""
+    call = random_call(3, 256, 16, 128)
+    call.scales_GN[:] = 0.5
+    call.x_MK[:] = 0.0
+    call.x_MK[1, 20], call.x_MK[1, 200] = 25000.0, 24000.0
+    call.codes_KN[20], call.codes_KN[200] = 15, 1
+    pair = reduced(call, SimReconstruct)
+    assert pair is not None
+    assert float(exact_of(pair.failing).abs().max()) <= 65504 / 2
+    assert bool(torch.isfinite(SimReconstruct().multiply(pair.passing.x_MK, packed(pair.passing, "l")).y_MN).all())
 
 
 def test_a_fault_that_takes_two_rows_and_two_columns() -> None:
