@@ -78,5 +78,11 @@ def _show(found: Reduced, place: Path, say: Callable[[str], None]) -> None:
         x = ", ".join(f"x[{m}, {k}] = {value:g}" for m, k, value in call.inputs[:4]) or "x = 0"
         more = ", ..." if len(call.inputs) > 4 else ""
         say(f"{what}: {x}{more} gives {call.output}, exact {call.exact:.6g}")
-    say("seen on " + ", ".join(found.seen_on.values()) if found.live else "predicted, not yet seen on a GPU")
+    say(_seen(found.seen_on) if found.live else "predicted, not yet seen on a GPU")
     say(f"script: {place / found.script}" + (f", with {found.data}" if found.data else ""))
+
+
+def _seen(versions: dict[str, str]) -> str:
+    """The GPU, and what its kernel came with."""
+    others = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "gpu")
+    return f"seen on {versions.get('gpu', 'a GPU')} with {others}"

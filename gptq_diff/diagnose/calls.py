@@ -13,6 +13,8 @@ from gptq_diff.records import Finding
 
 MOVING = frozenset({"unknown", "race-or-uninitialised"})
 """Findings that other calls can sharpen."""
+PLAINLY = 0.125
+"""Share of the error to expect below which a call is another case; a single row errs by more than rounding expects."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class OtherCall:
         """Whether the columns that err in the first call are right here, and it would show if they were not."""
         return self.left < FACTOR / 2 and self.to_expect > FACTOR
 
+    @property
+    def spared(self) -> bool:
+        """Whether this call is right, and it would show plainly if it were not."""
+        return not self.bad and (self.clean or (self.to_expect > FACTOR and self.left < PLAINLY * self.to_expect))
+
 
 def other_call(case: Case, first: Case, *, bad: bool) -> OtherCall:
     """How another call does in the columns that err in the first one (all of them where none stands out)."""
@@ -51,7 +58,7 @@ def between_calls(finding: Finding, rows: int, others: Sequence[OtherCall]) -> F
     """The finding of a call with that many rows, or a better one where other calls betray it."""
     if finding.cause not in MOVING:
         return finding
-    good = [o.rows for o in others if not o.bad and o.clean]
+    good = [o.rows for o in others if o.spared]
     bad = [rows, *(o.rows for o in others if o.bad)]
     told = f"{len(bad)} calls of this layer err (M = {_rows(bad)}), {len(good)} do not (M = {_rows(good)})"
     evidence = (told, *finding.evidence)

@@ -51,7 +51,7 @@ def cut_off(case: Case) -> Iterator[Variant]:
     limit = float(case.y_MN.abs().max())
     beyond_MN = (case.exact_MN.abs() > limit * (1 + 2.0**-8)) & case.known_MN
     often = int(((case.y_MN.abs() >= limit) & case.known_MN).sum()) >= OFTEN
-    if limit <= 0 or not (often or bool(beyond_MN.any())):
+    if limit <= 0:
         return
 
     def clamped(y_MC: torch.Tensor, _columns: torch.Tensor) -> torch.Tensor:
@@ -60,8 +60,9 @@ def cut_off(case: Case) -> Iterator[Variant]:
     def at_limit(y_MC: torch.Tensor) -> torch.Tensor:
         return y_MC.abs() >= limit
 
+    evident = often or bool(beyond_MN.any())
     says = f"values beyond {limit:,.4g} had been cut off"
-    yield Variant("clamp", "clamp", says, after=clamped, in_columns=False, hides=at_limit, evident=often)
+    yield Variant("clamp", "clamp", says, after=clamped, in_columns=False, hides=at_limit, evident=evident)
 
 
 @hypothesis

@@ -40,3 +40,23 @@ def ambiguous_zeros(case: Case) -> Iterator[Variant]:
 
     says = f"stored zero points of {top - 1} were read as 0, not as {top}"
     yield Variant("ambiguous-zero", "ambiguous-zero", says, wrapped, scope="groups")
+    if 32 % source.spec.bits:
+        return
+    moved_GN = carried(source.own.zeros - 1, source.spec.bits) - source.own.zeros
+
+    def carrying(parts: Parts, columns: torch.Tensor) -> Parts:
+        return parts.with_(zeros_GC=parts.zeros_GC + moved_GN[:, columns])
+
+    says = f"{says}, and one carried to the zero point beside it, as adding 1 to each in a whole word does"
+    yield Variant("ambiguous-zero", "ambiguous-zero", says, carrying, scope="groups")
+
+
+def carried(stored_GN: torch.Tensor, bits: int) -> torch.Tensor:
+    """Stored zero points plus one, int16 [G, N], where 1 is added to all of a 32-bit word at once: they carry."""
+    digits_GWD = stored_GN.reshape(len(stored_GN), -1, 32 // bits)
+    found, carry_GW = [], torch.zeros_like(digits_GWD[..., 0])
+    for digit in range(digits_GWD.shape[2]):
+        total_GW = digits_GWD[..., digit] + 1 + carry_GW
+        found.append(total_GW % (1 << bits))
+        carry_GW = total_GW >> bits
+    return torch.stack(found, dim=2).flatten(1)
