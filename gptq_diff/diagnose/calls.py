@@ -22,7 +22,8 @@ class OtherCall:
     """One more call of the same layer by the same path.
 
     rows: M. bad: it was judged to err. left: how many times the expected rounding the first call's bad columns err.
-    to_expect: the same if they erred here by the share of the answer that they err by in the first call.
+    to_expect: the same, for the middle one of them, if they erred here by the share of the answer that they err by in
+    the first call.
     """
 
     rows: int
@@ -44,14 +45,14 @@ class OtherCall:
 def other_call(case: Case, first: Case, *, bad: bool) -> OtherCall:
     """How another call does in the columns that err in the first one (all of them where none stands out)."""
     columns = first.suspects
-    share2 = float(first.error2_N[columns].sum() / _answer2(first, columns).clamp_min(1e-300))
-    to_expect = (share2 * _answer2(case, columns) / case.floor2_N[columns].sum()).sqrt()
-    return OtherCall(len(case.rows_M), bad, case.left(columns), float(to_expect))
+    share2_C = first.error2_N[columns] / _answer2(first)[columns].clamp_min(1e-300)
+    expected2_C = share2_C * _answer2(case)[columns] / case.floor2_N[columns]
+    return OtherCall(len(case.rows_M), bad, case.left(columns), float(expected2_C.median().sqrt()))
 
 
-def _answer2(case: Case, columns_N: torch.Tensor) -> torch.Tensor:
-    """Squared exact answer in those columns, rows weighted, float64."""
-    return (case.weight_M @ torch.where(case.known_MN, case.exact_MN, 0.0).double().square())[columns_N].sum()
+def _answer2(case: Case) -> torch.Tensor:
+    """Squared exact answer of every column, rows weighted, float64."""
+    return case.weight_M @ torch.where(case.known_MN, case.exact_MN, 0.0).double().square()
 
 
 def between_calls(finding: Finding, rows: int, others: Sequence[OtherCall]) -> Finding:

@@ -112,7 +112,7 @@ class Search:
                 break
             found.sort(key=_rank)
             best = sorted([*found, *best], key=_rank)
-            beam = found[:BEAM]
+            beam = _distinct(found)[:BEAM]
             if best[0].explains and best[0].left <= GOES_ON:
                 break
         return best
@@ -287,6 +287,14 @@ def _applied(wholes: Sequence[tuple[Variant, State]], taken: torch.Tensor, block
     says = list(dict.fromkeys(wholes[i][0].says for i in used))
     first = wholes[used[0]][0] if used else wholes[0][0]
     return Applied(first, "; elsewhere ".join(says[:2]), int((taken >= 0).sum()), blocks)
+
+
+def _distinct(states: Sequence[State]) -> list[State]:
+    """The first of those that apply the same families and leave the same: two ways to one and the same state."""
+    seen: dict[tuple[object, ...], State] = {}
+    for state in states:
+        seen.setdefault((round(state.left, 4), *(a.variant.family for a in state.applied)), state)
+    return list(seen.values())
 
 
 def _families(case: Case) -> dict[str, list[Variant]]:
