@@ -29,7 +29,7 @@ def name(page: Path) -> str:
 
 def prose(text: str) -> str:
     """Without fences and inline code, in which nothing is a link."""
-    return re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
+    return re.sub(r"`[^`]*`", "", FENCE.sub("", text))
 
 
 def links(page: Path) -> list[tuple[Path, str]]:
