@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import mmap
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,24 +13,45 @@ from gptq_diff.memory import NOTHING, MemoryUse, memory_of, ran_out_of_gpu_memor
 MEGABYTE = 10**6
 
 
+ALLOCATES = """
+import mmap, sys
+def touch(memory):
+    for i in range(0, len(memory), 4096):
+        memory[i] = 1
+    return memory
+print("before", flush=True)
+sys.stdin.readline()
+held, shared = touch(bytearray(30_000_000)), touch(mmap.mmap(-1, 20_000_000))
+with open(sys.argv[1], "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+    assert sum(mapped[i] for i in range(0, len(mapped), 4096)) == 0
+    print("after", flush=True)
+    sys.stdin.readline()
+"""
+
+
 def test_private_memory_is_what_was_allocated(tmp_path: Path) -> None:
-    """Anonymous and shared memory count, pages of a mapped file do not, and the resident set holds all of them."""
+    """Anonymous and shared memory count, pages of a mapped file do not, and the resident set holds all of them.
+
+    In a process of its own: this one has freed memory that an allocation may be given again.
+    """
     file = tmp_path / "mapped"
     file.write_bytes(bytes(40 * MEGABYTE))
-    before = memory_of(os.getpid())
-    held = bytearray(30 * MEGABYTE)
-    shared = mmap.mmap(-1, 20 * MEGABYTE)
-    for touched in (held, shared):
-        for i in range(0, len(touched), 4096):
-            touched[i] = 1
-    with file.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        assert sum(mapped[i] for i in range(0, len(mapped), 4096)) == 0
-        after = memory_of(os.getpid())
+    child = subprocess.Popen(
+        [sys.executable, "-c", ALLOCATES, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdin is not None and child.stdout is not None
+    with child:
+        seen = []
+        for word in ("before", "after"):
+            assert child.stdout.readline().strip() == word
+            seen.append(memory_of(child.pid))
+            child.stdin.write("\n")
+            child.stdin.flush()
+    before, after = seen
     assert before.private is not None and after.private is not None
     assert before.rss is not None and after.rss is not None
     assert 45 * MEGABYTE < after.private - before.private < 60 * MEGABYTE
     assert after.rss - before.rss > 80 * MEGABYTE
-    assert len(held) + len(shared) == 50 * MEGABYTE
 
 
 def test_a_process_that_is_gone_has_none() -> None:
