@@ -25,4 +25,5 @@ def show_report(root: Path, report: Report, *, as_json: bool, quiet: bool, verbo
     if verbose:
         for log in sorted((root / "logs").glob("*.log")):
             out.print(Text(f"--- {log.name}\n{clean(log.read_text(encoding='utf-8', errors='replace'))}", style="dim"))
-    out.print(Text(f"report: {root / 'report.json'}"))
+    page = root / "report.html"
+    out.print(Text(f"report: {page if page.exists() else root / 'report.json'}"))

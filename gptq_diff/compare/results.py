@@ -161,7 +161,8 @@ def verdict(results: Sequence[Result], quantized: int) -> Verdict:
         names = list(dict.fromkeys(r.backend for r in judged))
         prompts = len({r.prompt for r in judged})
         said = (
-            f"All {len(names)} backends agree with the exact answer on every linear judged "
+            f"{f'All {len(names)} backends agree' if len(names) > 1 else f'{names[0]} agrees'} with the exact answer "
+            "on every linear judged "
             f"(compared {min(r.layers.compared for r in judged)} of {quantized}, {prompts} "
             f"prompt{'s' if prompts > 1 else ''})."
         )

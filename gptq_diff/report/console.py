@@ -130,7 +130,8 @@ def verdict_panel(report: Report) -> RenderableType:
         if fine:
             lines.append(
                 Text(
-                    f"On the same prompt {', '.join(fine)} agree with the exact answer on every linear judged.",
+                    f"On the same prompt {', '.join(fine)} agree{'' if len(fine) > 1 else 's'} with the exact answer "
+                    "on every linear judged.",
                     "green",
                 )
             )

@@ -68,7 +68,8 @@ def agreeing(report: Report) -> list[str]:
     if not fine:
         return []
     named = ", ".join(fine[:12]) + (f" and {len(fine) - 12} more" if len(fine) > 12 else "")
-    return [f"On the same prompt {named} agree with the exact answer on every linear judged.", ""]
+    agree = "agree" if len(fine) > 1 else "agrees"
+    return [f"On the same prompt {named} {agree} with the exact answer on every linear judged.", ""]
 
 
 def model_lines(report: Report) -> list[str]:
