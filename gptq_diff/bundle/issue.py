@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gptq_diff.bundle import issue_parts as parts
+from gptq_diff.bundle.repro import Repro
 from gptq_diff.records import Report
 from gptq_diff.report.advice import worst_result
 from gptq_diff.report.markdown_text import code
@@ -21,26 +22,6 @@ _WHERE = {
     VLLM: "https://github.com/vllm-project/vllm/issues/new?template=400-bug-report.yml",
     GPTQMODEL: "https://github.com/ModelCloud/GPTQModel/issues/new?template=bug_report.md",
 }
-
-
-@dataclass(frozen=True)
-class Repro:
-    """repro.py as it lies in the bundle.
-
-    live: it failed on the kernel itself, not on a simulation of it. seen_on: versions and GPU then. shape: M, K, N.
-    inputs: that are not zero. failing, passing: (as the kernel gave it, exact) at the output that is shown.
-    data: the file beside it, "" for none.
-    """
-
-    text: str
-    live: bool
-    seen_on: dict[str, str]
-    captured: tuple[int, int, int]
-    shape: tuple[int, int, int]
-    inputs: int
-    failing: tuple[str, float]
-    passing: tuple[str, float]
-    data: str
 
 
 @dataclass(frozen=True)

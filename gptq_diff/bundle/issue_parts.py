@@ -11,7 +11,7 @@ from gptq_diff.report.advice import worst_result
 from gptq_diff.report.markdown_text import code, prose, within
 
 if TYPE_CHECKING:
-    from gptq_diff.bundle.issue import Repro
+    from gptq_diff.bundle.repro import Repro
 
 _MOST_IDS = 400
 _PART = 5_000

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Callable
 
 from gptq_diff.bundle.archive import packed
-from gptq_diff.bundle.issue import Material, Repro, issue
+from gptq_diff.bundle.issue import Material, issue
 from gptq_diff.bundle.layout import ENVIRONMENT, MAX_SIZE, PROMPTS
+from gptq_diff.bundle.repro import Repro
 from gptq_diff.bundle.rows import SavedRows, saved_rows
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.reader import Checkpoint

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from gptq_diff.bundle.issue import Material, Repro, issue, project_of, title
+from gptq_diff.bundle.issue import Material, issue, project_of, title
+from gptq_diff.bundle.repro import Repro
 from gptq_diff.report.redacted import redacted
 from tests.report.build import STATUSES, a_report, a_result
 from tests.report.test_markdown import many
