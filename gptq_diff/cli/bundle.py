@@ -30,12 +30,7 @@ def bundle(
     verify: Annotated[
         Path | None, typer.Option("--verify", metavar="FILE", help="Check a bundle, and make none.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", metavar="DIR", help="The checkpoint of the run, if it has moved.", show_default="as recorded"
-        ),
-    ] = None,
+    model: o.MovedModel = None,
     reference_model: o.ReferenceModel = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Reduce on the simulation, even where the kernel itself is here.")

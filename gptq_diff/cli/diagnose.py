@@ -13,12 +13,7 @@ from gptq_diff.cli.threads import wait_without_spinning
 
 def diagnose(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The --out of a finished run.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", metavar="DIR", help="The checkpoint of the run, if it has moved.", show_default="as recorded"
-        ),
-    ] = None,
+    model: o.MovedModel = None,
     reference_model: o.ReferenceModel = None,
     experiments: Annotated[
         bool,

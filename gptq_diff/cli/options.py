@@ -57,6 +57,12 @@ Model = Annotated[
     str,
     typer.Option("--model", metavar="DIR", help="GPTQ checkpoint: a directory, or a Hub id in the local cache."),
 ]
+MovedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="DIR", help="The checkpoint of the run, if it has moved.", show_default="as recorded"
+    ),
+]
 ReferenceModel = Annotated[
     str | None,
     typer.Option(

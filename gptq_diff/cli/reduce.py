@@ -33,12 +33,7 @@ def reduce(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where to write.", show_default="RUN/reduced")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", metavar="DIR", help="The checkpoint of the run, if it has moved.", show_default="as recorded"
-        ),
-    ] = None,
+    model: o.MovedModel = None,
     reference_model: o.ReferenceModel = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Try calls on the simulation, even where the kernel itself is here.")
