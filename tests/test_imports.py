@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prompts": NOUNS | {"suggest", "text"},
     "checkpoint": NOUNS,
     "numerics": NOUNS,
+    "faults": set(),
     "kernels": PURE,
     "capture": NOUNS | {"checkpoint", "jobs", "numerics"},
     "engines": PURE | {"capture", "jobs"},

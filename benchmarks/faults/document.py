@@ -8,9 +8,9 @@ from typing import Any
 
 from benchmarks.document import measured_on
 from benchmarks.faults import tables
-from benchmarks.faults.plant.catalogue import NOT_ON_REAL, NOT_PLANTED
 from benchmarks.faults.score import alarms
 from gptq_diff.compare.figures import FACTOR
+from gptq_diff.faults.catalogue import NOT_ON_REAL, NOT_PLANTED
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "faults.md"
@@ -26,7 +26,7 @@ report says; beside them as many healthy runs. Everything below is written by th
   the engine: its kernel reads other weights, its product comes out changed, or a module between the linears is
   patched. Faults that belong to the model itself (gain moved until accumulators overflow, results beyond float16, NaN
   scales) are in both checkpoints.
-- The code that plants, `benchmarks/faults/plant`, imports nothing of gptq-diff; it unpacks and packs weights by itself.
+- The code that plants, `gptq_diff/faults`, imports nothing of gptq-diff; it unpacks and packs weights by itself.
 - Models are tiny random Qwen2s of 2, 3, 4 and 8 bits with several group sizes, symmetric or not, with and without
   activation order, and SmolLM2-135M. Linears, sizes (one column to all of them, gross to mild), prompts (1 to 90
   tokens, nine in ten of 4 or more; 1 to 4 steps), kernels, threads and skeleton dtypes are drawn at random; a fault

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.faults.models import TINY, ModelChoice, draw_model, draw_prompt
-from benchmarks.faults.plant.catalogue import ALONE_ONLY, IN_ONE_LAYER, KINDS
-from benchmarks.faults.plant.fault import Fault, Floats, Model, Site, Unplantable
-from benchmarks.faults.plant.linear import Array, Linear
+from gptq_diff.faults.catalogue import ALONE_ONLY, IN_ONE_LAYER, KINDS
+from gptq_diff.faults.fault import Fault, Floats, Model, Site, Unplantable
+from gptq_diff.faults.linear import Array, Linear
 from gptq_diff.models.options import BuildOptions
 
 PAIRED_LAYER, PAIRED_MODEL = "two in one linear", "two linears"

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.faults.draw import Overlay
-from benchmarks.faults.plant import accumulator_overflow, result_overflow
-from benchmarks.faults.plant.fault import Fault, Model
-from benchmarks.faults.plant.linear import Linear
 from benchmarks.faults.threshold import Wide, share_of_input, share_of_product, share_of_sum
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.checkpoint.reader import Checkpoint
+from gptq_diff.faults import accumulator_overflow, result_overflow
+from gptq_diff.faults.fault import Fault, Model
+from gptq_diff.faults.linear import Linear
 
 WIDER = 2.0**13
 """By how much float32's rounding is finer than float16's."""

@@ -10,9 +10,9 @@ import torch
 
 from benchmarks.faults.draw import Drawn, Place, draw_run
 from benchmarks.faults.models import draw_model
-from benchmarks.faults.plant import accumulator_overflow
-from benchmarks.faults.plant.all_reduce import plain, two_ranks
-from benchmarks.faults.plant.fault import Fault, Floats, Model, Unplantable
+from gptq_diff.faults import accumulator_overflow
+from gptq_diff.faults.all_reduce import plain, two_ranks
+from gptq_diff.faults.fault import Fault, Floats, Model, Unplantable
 
 SPLIT_K, RANKS, COPY, GAIN, LARGE = "split-k order", "two ranks", "linked copy", "gain within reach", "large result"
 EXTRAS = ("", "", "", SPLIT_K, RANKS, COPY, GAIN, LARGE)

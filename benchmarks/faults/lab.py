@@ -17,12 +17,12 @@ import torch
 from benchmarks.faults.draw import FAST_ROWS, PATHS, Drawn
 from benchmarks.faults.healthy import SPLIT_K, SplitK
 from benchmarks.faults.models import ModelChoice
-from benchmarks.faults.plant.checkpoint import Stored, copy_of
-from benchmarks.faults.plant.fault import Fault, Floats
-from benchmarks.faults.plant.kernel import PlantedKernel
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.engines.base import LoadSpec
 from gptq_diff.engines.hf import HfEngine
+from gptq_diff.faults.checkpoint import Stored, copy_of
+from gptq_diff.faults.fault import Fault, Floats
+from gptq_diff.faults.kernel import PlantedKernel
 from gptq_diff.jobs import Events, Job
 from gptq_diff.kernels.base import Kernel
 from gptq_diff.kernels.catalogue import make_kernel

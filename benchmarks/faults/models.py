@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from benchmarks.faults.plant.fault import Unplantable
+from gptq_diff.faults.fault import Unplantable
 from gptq_diff.models.build import build_model
 from gptq_diff.models.options import BuildOptions
 

@@ -19,10 +19,10 @@ from benchmarks.faults import served
 from benchmarks.faults.draw import Drawn
 from benchmarks.faults.lab import REFERENCE, Lab
 from benchmarks.faults.models import ModelChoice
-from benchmarks.faults.plant import ambiguous_zero
-from benchmarks.faults.plant.fault import Fault
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.environments.find import python_of
+from gptq_diff.faults import ambiguous_zero
+from gptq_diff.faults.fault import Fault
 from gptq_diff.jobs import Job, WorkerSpec
 from gptq_diff.models.options import BuildOptions
 from gptq_diff.session.asked import Backend

@@ -21,9 +21,9 @@ from benchmarks.faults.draw import Drawn, Overlay, draw_fault
 from benchmarks.faults.effect import Effects, Seen, as_json, effects_of, unread
 from benchmarks.faults.healthy import draw_healthy
 from benchmarks.faults.lab import REFERENCE, Lab, checkpoints
-from benchmarks.faults.plant.fault import Fault
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.reader import open_checkpoint
+from gptq_diff.faults.fault import Fault
 from gptq_diff.jobs import Job
 from gptq_diff.records import Prompt
 from gptq_diff.session.asked import Asked, Backend, RunRecord

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.faults.plant.checkpoint import Stored
-from benchmarks.faults.plant.fault import Site
 from gptq_diff.checkpoint.dequant import dequantise
 from gptq_diff.checkpoint.reader import open_checkpoint
+from gptq_diff.faults.checkpoint import Stored
+from gptq_diff.faults.fault import Site
 from gptq_diff.models.build import build_model
 from gptq_diff.models.options import BuildOptions
 

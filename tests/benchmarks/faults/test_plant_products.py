@@ -9,10 +9,10 @@ import torch
 from benchmarks.faults.draw import Drawn, Run
 from benchmarks.faults.lab import capture, load, planted
 from benchmarks.faults.models import ModelChoice
-from benchmarks.faults.plant import all_reduce, bias, clamp, dtype, nan_input, outside, race, row_path, unknown
-from benchmarks.faults.plant.fault import Unplantable
-from benchmarks.faults.plant.kernel import PlantedKernel
-from benchmarks.faults.plant.narrow import bfloat16
+from gptq_diff.faults import all_reduce, bias, clamp, dtype, nan_input, outside, race, row_path, unknown
+from gptq_diff.faults.fault import Unplantable
+from gptq_diff.faults.kernel import PlantedKernel
+from gptq_diff.faults.narrow import bfloat16
 from gptq_diff.jobs import Job
 from gptq_diff.kernels.catalogue import make_kernel
 from gptq_diff.kernels.sim_exllama import SimExllama
@@ -119,8 +119,8 @@ def test_the_planted_kernel_changes_nothing_else(stored, tmp_path):
     """Other linears keep their bits, and the planted one gives what the fault says, rounded to float16."""
     here_model = stored["4bit"]
     x = torch.randn(4, 128, generator=torch.Generator().manual_seed(0)).half()
-    from benchmarks.faults.plant.fault import Fault
     from gptq_diff.checkpoint.reader import open_checkpoint
+    from gptq_diff.faults.fault import Fault
 
     fault = Fault("unknown", "", (LAYER,), spoil={LAYER: lambda x, y: y + 1})
     kernel = PlantedKernel(make_kernel("fp16"), lambda: make_kernel("fp16"), [fault])

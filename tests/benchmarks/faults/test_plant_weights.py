@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.faults.plant import (
+from gptq_diff.checkpoint.reader import open_checkpoint
+from gptq_diff.faults import (
     accumulator_overflow,
     ambiguous_zero,
     dtype,
@@ -21,9 +22,8 @@ from benchmarks.faults.plant import (
     unknown,
     zero_point_shift,
 )
-from benchmarks.faults.plant.checkpoint import Stored, copy_of
-from benchmarks.faults.plant.fault import Unplantable
-from gptq_diff.checkpoint.reader import open_checkpoint
+from gptq_diff.faults.checkpoint import Stored, copy_of
+from gptq_diff.faults.fault import Unplantable
 from gptq_diff.kernels.sim_exllama import SimExllama
 from tests.benchmarks.faults.conftest import weight_of
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks.faults import real, served
-from benchmarks.faults.plant.fault import Fault
+from gptq_diff.faults.fault import Fault
 from gptq_diff.jobs import Job, WorkerSpec
 
 HEAD = """

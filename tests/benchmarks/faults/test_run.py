@@ -11,9 +11,9 @@ from benchmarks.faults import run
 from benchmarks.faults.draw import draw_fault, plantable
 from benchmarks.faults.healthy import draw_healthy
 from benchmarks.faults.lab import Lab
-from benchmarks.faults.plant.catalogue import KINDS, NOT_PLANTED
 from benchmarks.faults.real import ENGINES, RealLab
 from benchmarks.faults.trial import trial
+from gptq_diff.faults.catalogue import KINDS, NOT_PLANTED
 
 CAUSES = {
     "accumulator-overflow", "result-overflow", "nan-weights", "nan-input", "all-reduce", "ambiguous-zero",

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from benchmarks.faults.plant.linear import Array, Linear
+from gptq_diff.faults.linear import Array, Linear
 
 ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 WEIGHTS, CHANGES, INDEX = "model.safetensors", "changed.safetensors", "model.safetensors.index.json"
@@ -27,8 +27,8 @@ class Stored:
         self.config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         self.settings: Mapping[str, Any] = self.config["quantization_config"]
         self._changed = load_file(str(path / CHANGES)) if (path / CHANGES).exists() else {}
-        self._file = safe_open(str(path / WEIGHTS), framework="numpy")
-        self._names = frozenset(self._file.keys())
+        self._file: Any = safe_open(str(path / WEIGHTS), framework="numpy")
+        self._names: frozenset[str] = frozenset(self._file.keys())  # type: ignore[no-untyped-call]
         self._linear = lru_cache(maxsize=None)(self._read)
 
     @property

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.faults.plant import pick
-from benchmarks.faults.plant.fault import Fault, Site, Unplantable, of_weights
+from gptq_diff.faults import pick
+from gptq_diff.faults.fault import Fault, Site, Unplantable, of_weights
 
 KIND = "scale-group"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.faults.plant.fault import Fault, Floats, Site, Unplantable
+from gptq_diff.faults.fault import Fault, Floats, Site, Unplantable
 
 KIND = "race-or-uninitialised"
 TILE = 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.faults.plant.fault import Fault, Floats, Site, Unplantable
+from gptq_diff.faults.fault import Fault, Floats, Site, Unplantable, Wide
 
 KIND = "row-path"
 
@@ -22,12 +22,14 @@ def plant(site: Site) -> Fault:
     weight_KN = linear.weight()
     from_row = linear.rows - max(8, round(linear.rows / 2 * site.size))
 
-    def spoil(x_MK: Floats, y_MN: Floats) -> Floats:
+    def spoil(x_MK: Floats, y_MN: Floats) -> Wide:
         if (len(x_MK) <= border) != below:
             return y_MN
         if lost:
-            return y_MN - x_MK[:, from_row:].astype(np.float64) @ weight_KN[from_row:]
-        return y_MN * np.float32(factor)
+            kept_MN: Wide = y_MN - x_MK[:, from_row:].astype(np.float64) @ weight_KN[from_row:]
+            return kept_MN
+        scaled_MN: Wide = y_MN * np.float32(factor)
+        return scaled_MN
 
     error = f"rows of K from {from_row} on lost" if lost else f"outputs times {factor:.4g}"
     side = f"at most {border} rows" if below else f"more than {border} rows"

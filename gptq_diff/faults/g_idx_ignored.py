@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.faults.plant.fault import Fault, Site, Unplantable, of_weights
+from gptq_diff.faults.fault import Fault, Site, Unplantable, of_weights
 
 KIND = "g-idx-ignored"
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.faults.plant import pick
-from benchmarks.faults.plant.fault import Fault, Floats, Site, of_weights
+from gptq_diff.faults import pick
+from gptq_diff.faults.fault import Fault, Floats, Site, of_weights
 
 KIND = "unknown"
 

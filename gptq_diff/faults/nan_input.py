@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.faults.plant import pick
-from benchmarks.faults.plant.fault import Between, Fault, Site
-from benchmarks.faults.plant.outside import called_after, norm_place
+from gptq_diff.faults import pick
+from gptq_diff.faults.fault import Between, Fault, Site
+from gptq_diff.faults.outside import called_after, norm_place
 
 KIND = "nan-input"
 

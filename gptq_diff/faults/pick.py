@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.faults.plant.fault import Site
+from gptq_diff.faults.fault import Site
 
 Mask = npt.NDArray[np.bool_]
 
 
 def count(total: int, size: float) -> int:
     """1 (size 0) to all (size 1), evenly on a logarithmic scale."""
-    return max(1, min(total, round(total**size)))
+    return int(max(1, min(total, round(total**size))))
 
 
 def mask(rng: np.random.Generator, total: int, chosen: int) -> Mask:

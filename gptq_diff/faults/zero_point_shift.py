@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.faults.plant import pick
-from benchmarks.faults.plant.fault import Fault, Site, Unplantable, of_weights
+from gptq_diff.faults import pick
+from gptq_diff.faults.fault import Fault, Site, Unplantable, of_weights
 
 KIND = "zero-point-shift"
 

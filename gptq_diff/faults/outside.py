@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.faults.plant import pick
-from benchmarks.faults.plant.fault import Between, Fault, Patch, Site
+from gptq_diff.faults import pick
+from gptq_diff.faults.fault import Between, Fault, Patch, Site
 
 KIND = "outside-linears"
 NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
@@ -100,8 +100,7 @@ def called_after(module: str, change: Callable[[Any], Any]) -> Patch:
 
 
 def turned(module: str, by: float) -> Patch:
-    """The rotary embedding of that attention module turned further by an angle, in radians, the same at all positions
-    of the queries' and keys' own angle, growing with the position: cos(a + by * a / (1 + a))."""
+    """The rotary embedding of that attention module turned further: `by` radians more at each position."""
 
     def change(pair: tuple[Any, Any]) -> tuple[Any, Any]:
         cos, sin = pair

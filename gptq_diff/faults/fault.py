@@ -10,17 +10,18 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.faults.plant.linear import Array, Linear
+from gptq_diff.faults.linear import Array, Linear
 
 Floats = npt.NDArray[np.float32]
-Spoil = Callable[[Floats, Floats], Floats]
+Wide = npt.NDArray[np.floating[Any]]
+Spoil = Callable[[Floats, Floats], Wide]
 """(x [M, K], y [M, N] as the sound kernel gave it) -> y as the broken one gives it; called once a kernel call."""
 Patch = Callable[[Any], contextlib.AbstractContextManager[None]]
 """Given the engine's model, breaks something in it for as long as the context lasts."""
 
 
 class Unplantable(Exception):  # noqa: N818  it is no error: another place is drawn
-    """This kind cannot be planted there; another place is to be drawn."""
+    """A kind cannot be planted there; another place is to be drawn."""
 
 
 class Model(Protocol):

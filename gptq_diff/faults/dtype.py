@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.faults.plant import pick
-from benchmarks.faults.plant.fault import Fault, Floats, Site, Unplantable, of_weights
-from benchmarks.faults.plant.narrow import bfloat16
+from gptq_diff.faults import pick
+from gptq_diff.faults.fault import Fault, Floats, Site, Unplantable, Wide, of_weights
+from gptq_diff.faults.narrow import bfloat16
 
 KIND = "dtype"
 
@@ -29,7 +29,7 @@ def plant(site: Site) -> Fault:
     weight_KN = linear.weight()
     lost_KN = (bfloat16(weight_KN) - weight_KN) * at_columns
 
-    def spoil(x_MK: Floats, y_MN: Floats) -> Floats:
+    def spoil(x_MK: Floats, y_MN: Floats) -> Wide:
         if what == "output":
             return np.where(at_columns[None, :], bfloat16(y_MN), y_MN)
         if what == "input":

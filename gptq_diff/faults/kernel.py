@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.faults.plant.fault import Fault, Spoil
-from benchmarks.faults.plant.linear import Linear
+from gptq_diff.faults.fault import Fault, Spoil
+from gptq_diff.faults.linear import Linear
 
 
 class PlantedKernel:
@@ -23,7 +23,7 @@ class PlantedKernel:
 
     def __init__(self, inner: Any, fresh: Callable[[], Any], faults: Sequence[Fault]) -> None:
         self._inner = inner
-        self._other = fresh() if any(f.misread for f in faults) else None
+        self._other: Any = fresh() if any(f.misread for f in faults) else None
         self._misread: dict[str, Linear] = {k: v for f in faults for k, v in f.misread.items()}
         self._spoil: dict[str, list[tuple[Fault, Spoil]]] = defaultdict(list)
         for fault in faults:
@@ -32,9 +32,11 @@ class PlantedKernel:
         self.name, self.on_host, self.takes_half = inner.name, inner.on_host, inner.takes_half
 
     def supports(self, spec: Any) -> Any:
+        """What the sound kernel takes."""
         return self._inner.supports(spec)
 
     def multiply(self, x_MK: torch.Tensor, linear: Any) -> Any:
+        """[M, N]: the sound kernel's product, with whatever is planted at this linear."""
         name = linear.spec.name
         product = self._inner.multiply(x_MK, linear)
         if name not in self._misread and name not in self._spoil:

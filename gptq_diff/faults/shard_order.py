@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.faults.plant.fault import Fault, Site, Unplantable, of_weights
-from benchmarks.faults.plant.linear import Linear
+from gptq_diff.faults.fault import Fault, Site, Unplantable, of_weights
+from gptq_diff.faults.linear import Linear
 
 KIND = "shard-order"
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -15,7 +16,7 @@ FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 def plant(site: Site) -> Fault:
     """Siblings exchanged, fused shares of two ranks laid side by side in the wrong order, or two shares exchanged."""
-    ways = [exchanged_columns, exchanged_rows]
+    ways: list[Callable[[Site, list[Linear]], Fault]] = [exchanged_columns, exchanged_rows]
     parent, _, leaf = site.layer.rpartition(".")
     together = next((part for part in FUSED if leaf in part), ())
     if together and site.size > 0.3:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.faults.plant import pick
-from benchmarks.faults.plant.fault import Fault, Patch, Site, Unplantable
+from gptq_diff.faults import pick
+from gptq_diff.faults.fault import Fault, Patch, Site, Unplantable
 
 KIND = "all-reduce"
 RANKS = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.faults.plant import (
+from gptq_diff.faults import (
     accumulator_overflow,
     all_reduce,
     ambiguous_zero,
@@ -24,7 +24,7 @@ from benchmarks.faults.plant import (
     unknown,
     zero_point_shift,
 )
-from benchmarks.faults.plant.fault import Fault, Site
+from gptq_diff.faults.fault import Fault, Site
 
 _MODULES = (
     accumulator_overflow, all_reduce, ambiguous_zero, bias, clamp, dtype, g_idx_ignored, nan_input, nan_weights,

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.faults.plant import pick
-from benchmarks.faults.plant.fault import Fault, Site, Unplantable
-from benchmarks.faults.plant.linear import Array
+from gptq_diff.faults import pick
+from gptq_diff.faults.fault import Fault, Site, Unplantable
+from gptq_diff.faults.linear import Array
 
 KIND = "ambiguous-zero"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.faults.plant import pick
-from benchmarks.faults.plant.fault import Fault, Site, Unplantable
+from gptq_diff.faults import pick
+from gptq_diff.faults.fault import Fault, Site, Unplantable
 
 KIND = "nan-weights"
 
@@ -23,8 +23,3 @@ def plant(site: Site) -> Fault:
     if site.rng.random() < 0.3:
         return Fault(KIND, f"{what}, in the model itself", (site.layer,), prepared=changed)
     return Fault(KIND, what, (site.layer,), changed=changed)
-
-
-def spoiled(scales: np.ndarray) -> np.ndarray:
-    """[N]: the columns with a scale that is not finite."""
-    return ~np.isfinite(scales.astype(np.float64)).all(axis=0)

@@ -49,20 +49,24 @@ class Linear:
 
     def codes(self) -> npt.NDArray[np.int64]:
         """[K, N], 0 to 2^bits - 1."""
-        return unpacked(self.qweight.T, self.bits).T
+        codes: npt.NDArray[np.int64] = unpacked(self.qweight.T, self.bits).T
+        return codes
 
     def zeros(self) -> npt.NDArray[np.int64]:
         """[G, N]: true zero points."""
-        return unpacked(self.qzeros, self.bits) + self.offset
+        zeros: npt.NDArray[np.int64] = unpacked(self.qzeros, self.bits) + self.offset
+        return zeros
 
     def levels(self) -> npt.NDArray[np.int64]:
         """[K, N]: code minus zero point."""
-        return self.codes() - self.zeros()[self.g_idx]
+        levels: npt.NDArray[np.int64] = self.codes() - self.zeros()[self.g_idx]
+        return levels
 
     def weight(self) -> npt.NDArray[np.float64]:
         """[K, N]: the exact weight."""
         with np.errstate(invalid="ignore"):  # an infinite scale times a level of zero
-            return self.levels() * self.scales.astype(np.float64)[self.g_idx]
+            weight: npt.NDArray[np.float64] = self.levels() * self.scales.astype(np.float64)[self.g_idx]
+        return weight
 
     def with_codes(self, codes_KN: Array) -> Linear:
         """The same with other codes."""

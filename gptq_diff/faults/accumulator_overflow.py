@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.faults.plant.fault import Fault, Floats, Site, Unplantable
-from benchmarks.faults.plant.linear import Linear
+from gptq_diff.faults.fault import Fault, Floats, Site, Unplantable
+from gptq_diff.faults.linear import Linear
 
 KIND = "accumulator-overflow"
 LANE = {4: 4, 2: 8, 3: 16}

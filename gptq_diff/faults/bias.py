@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.faults.plant.fault import Between, Fault, Floats, Site, Unplantable
+from gptq_diff.faults.fault import Between, Fault, Floats, Site, Unplantable
 
 KIND = "bias"
 
