@@ -30,10 +30,18 @@ def _range(r: SweepRange, *, tokens: bool) -> str:
 
 
 def at_the_changes(report: Report) -> Report:
-    """The report with the results at either end of every range alone; unchanged where nothing was swept."""
+    """The report with the lengths at either end of any range alone, for all backends.
+
+    Unchanged where nothing was swept.
+    """
     if not report.sweeps:
         return report
     tokens = {p.id: p.tokens for p in report.prompts}
-    ends = {(s.backend, s.prompt, length) for s in report.sweeps for r in s.ranges for length in (r.first, r.last)}
-    shown = (r for r in report.results if (r.backend, swept_prompt(r.prompt), tokens.get(r.prompt)) in ends)
-    return replace(report, results=tuple(shown))
+    swept = {s.prompt for s in report.sweeps}
+    ends = {(s.prompt, length) for s in report.sweeps for r in s.ranges for length in (r.first, r.last)}
+
+    def shown(prompt: str) -> bool:
+        base = swept_prompt(prompt)
+        return base not in swept or (base, tokens.get(prompt)) in ends
+
+    return replace(report, results=tuple(r for r in report.results if shown(r.prompt)))

@@ -14,7 +14,17 @@ from playwright import sync_api as playwright
 
 from gptq_diff.compare.rows import CallRows, RowsSoFar
 from gptq_diff.judged_file import write_judged
-from gptq_diff.records import Finding, PartialSums, Report, RowMap, Workaround
+from gptq_diff.records import (
+    Experiment,
+    Finding,
+    PartialSums,
+    Report,
+    RowMap,
+    RowRange,
+    Sweep,
+    SweepRange,
+    Workaround,
+)
 from gptq_diff.report.html import read_parts, render_html
 from gptq_diff.rows_file import rows_file, write_rows
 from tests.report.build import BAD, HOSTILE, LAYERS, a_report, a_result, judgements
@@ -50,6 +60,25 @@ def row_map() -> RowMap:
     return found
 
 
+EXPERIMENTS = (
+    Experiment(
+        "row-sweep", LAYERS[BAD], 0, "one captured row, 1 to 64 times in one call", {"path_border": 50}, (EVIL,), None,
+        (RowRange(1, 50, "exllama-fast", "overflow", 2, 1e-4), RowRange(51, 64, "exllama-reconstruct", "ok", 0, 7e-4)),
+    ),
+    Experiment(
+        "repeats", LAYERS[BAD], 0, "the captured call 20 times",
+        {"repeats": 20, "other_bits": 19, "bad": 20, "share_of_two_roundings": 0.23}, ("19 of 19 have other bits",),
+    ),
+)  # fmt: skip
+SWEEPS = (
+    Sweep("hf-fp32", EVIL, 46, 55, 1, (SweepRange(46, 55, "agree", None),)),
+    Sweep(
+        "sim-exllama", EVIL, 46, 55, 1,
+        (SweepRange(46, 50, "overflow", LAYERS[BAD]), SweepRange(51, 55, "agree", None)),
+    ),
+)  # fmt: skip
+
+
 def failing_report() -> Report:
     """A kernel that overflows on one of two prompts, with its cause; texts that mean harm."""
     sums = PartialSums("products", 0, 7, (1, 3, 5, 7), (0.0, 2.0, 81200.0, 81203.5), (0.0, 2.0, None, None))
@@ -57,9 +86,11 @@ def failing_report() -> Report:
     tried = (Workaround("backend hf-fp16", True, True, EVIL), Workaround("backend sim-gptq", True, False, "overflow"))
     bits = {layer: 10.0 - i for i, layer in enumerate(LAYERS)} | {LAYERS[BAD]: -0.3}
     bad = replace(a_result("overflow"), findings=(cause,), workarounds=tried, headroom_bits=bits, text=EVIL)
-    return a_report(
-        a_result("agree", "hf-fp32"), bad, a_result("agree", "hf-fp32", "long"), a_result("agree", prompt="long")
-    )
+    report = a_report(
+        a_result("agree", "hf-fp32"), replace(bad, experiments=EXPERIMENTS), a_result("agree", "hf-fp32", "long"),
+        a_result("agree", prompt="long"),
+    )  # fmt: skip
+    return replace(report, sweeps=SWEEPS)
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,10 @@ def opened(loaded: Opened, report_file: Path, request: pytest.FixtureRequest) ->
     assert {url for url in loaded.requests if not url.startswith("data:")} == {report_file.as_uri()}
 
 
+def short(layer: str) -> str:
+    return layer.removeprefix("model.layers.")
+
+
 def ground(page: playwright.Page) -> str:
     return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
@@ -71,16 +75,68 @@ def test_fits_and_says_the_verdict_first(opened: Opened) -> None:
 
 
 def test_every_picture_is_drawn_and_named(opened: Opened) -> None:
-    """Depth, two maps, headroom and the sum, each with a sentence for those who cannot see it."""
-    for place in ("#depth", "#x-map", "#error-map", "#headroom", "[data-sums]"):
-        plot = opened.page.locator(place)
-        assert plot.locator("svg.main-svg").count() > 0, place
-        assert plot.get_attribute("aria-label"), place
-    assert LAYERS[BAD].removeprefix("model.layers.") in (
-        opened.page.locator("#depth .annotation-text").first.text_content() or ""
+    """Each with a sentence for those who cannot see it, and no wider than its place."""
+    places = opened.page.locator(".plot")
+    assert places.count() == 8
+    for place in places.all():
+        assert place.locator("svg").count() > 0
+        assert place.get_attribute("aria-label")
+        drawn, room = place.locator("svg").last.bounding_box(), place.bounding_box()
+        assert drawn is not None and room is not None
+        assert 0 < drawn["width"] <= room["width"] + 1
+    assert f"first bad: {short(LAYERS[BAD])}" in (opened.page.locator("#depth .first-bad").text_content() or "")
+
+
+def test_what_is_lost_is_crossed_where_it_was_lost(opened: Opened) -> None:
+    """The cross of the map stands at the bad linear's place on the axis, in the first token's row."""
+    page = opened.page
+    cross = page.locator("#x-map [aria-label=dot] path").last.bounding_box()
+    frame = page.locator("#x-map [aria-label=raster] image").bounding_box()
+    assert cross is not None and frame is not None
+    middle = (cross["x"] + cross["width"] / 2 - frame["x"]) / frame["width"] * len(LAYERS)
+    assert abs(middle - (BAD + 0.5)) < 0.1
+    assert cross["y"] + cross["height"] / 2 - frame["y"] < frame["height"] / 7  # five tokens and two written ones
+
+
+def test_sweeps_and_experiments_are_pictures(opened: Opened) -> None:
+    """The two numbers between which the verdict changes, and what ran with how many rows."""
+    lengths = opened.page.locator("[data-lengths]")
+    assert lengths.locator(".change").all_text_contents() == ["50 | 51"]
+    assert lengths.get_attribute("aria-label") == (
+        "hf-fp32: 46 to 55 tokens agree; sim-exllama: 46 to 50 tokens overflow, 51 to 55 tokens agree"
     )
-    lost = opened.page.evaluate("document.getElementById('x-map').data[1].x")
-    assert lost == [BAD]
+    assert lengths.locator("[aria-label=rect] rect").count() == 3
+    rows = opened.page.locator("[data-picture=rows]")
+    assert rows.locator(".change").first.text_content() == "50 | 51"
+    assert "exllama-fast: 2 outputs lost" in (rows.text_content() or "")
+    assert rows.locator("[aria-label=dot] path").count() == 50
+    repeats = opened.page.locator("[data-picture=repeats]")
+    assert "other bits than the first: 19 of 19" in (repeats.text_content() or "")
+
+
+def test_a_picture_says_what_the_pointer_is_at(opened: Opened) -> None:
+    """Name, token and size of what is under the pointer."""
+    page = opened.page
+    page.locator("#x-map").scroll_into_view_if_needed()
+    frame = page.locator("#x-map [aria-label=raster] image").bounding_box()
+    assert frame is not None
+    x = frame["x"] + (BAD + 0.5) / len(LAYERS) * frame["width"]
+    page.mouse.move(x, frame["y"] + 3)
+    told = page.locator("#x-map [aria-label=tip]").text_content() or ""
+    assert LAYERS[BAD] in told
+    assert "2 outputs infinite or NaN" in told
+    page.mouse.move(1, 1)
+
+
+def test_pictures_follow_the_window(opened: Opened) -> None:
+    """They are drawn anew for another width, and nothing scrolls sideways then either."""
+    page = opened.page
+    before = page.locator("#depth > svg").get_attribute("width")
+    page.set_viewport_size({"width": 700, "height": 900})
+    room = page.evaluate("document.getElementById('depth').clientWidth")
+    assert str(room) != before
+    playwright.expect(page.locator("#depth > svg")).to_have_attribute("width", str(room))
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_filters_by_layer(opened: Opened) -> None:
@@ -91,8 +147,8 @@ def test_filters_by_layer(opened: Opened) -> None:
     names = page.locator("#linear-rows th").all_inner_texts()
     assert names == [layer for layer in LAYERS if "down_proj" in layer]
     assert page.locator("#count").inner_text() == f"{len(names)} of {len(LAYERS)} linears"
-    assert len(page.evaluate("document.getElementById('headroom').data[0].x")) == len(names)
-    assert len(page.evaluate("document.getElementById('x-map').data[0].z[0]")) == len(names)
+    assert page.locator("#headroom [aria-label=rect] rect").count() == len(names)
+    assert f"of {len(names)} linears" in (page.locator("#x-map").get_attribute("aria-label") or "")
     page.get_by_role("searchbox").fill("nothing like it")
     assert page.locator("#linear-rows tr").count() == 0
     page.get_by_role("searchbox").fill("")
@@ -109,7 +165,7 @@ def test_chooses_a_capture_by_the_matrix_and_by_the_list(opened: Opened) -> None
     page.locator("#capture").select_option("sim-exllama|long")
     assert "judgements of this capture are not stored" in page.locator("#depth").inner_text()
     page.locator("#capture").select_option("sim-exllama|short")
-    assert page.locator("#depth svg.main-svg").count() > 0
+    assert page.locator("#depth svg").count() > 0
     assert page.locator("#linear-rows tr.bad th").inner_text() == LAYERS[BAD]
 
 
@@ -153,5 +209,5 @@ def test_printed(opened: Opened) -> None:
     page.emulate_media(media="print")
     assert ground(page) == "rgb(255, 255, 255)"
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert page.evaluate("document.getElementById('depth').layout.width") == 680
+    assert page.locator("#depth > svg").get_attribute("width") == "680"
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")

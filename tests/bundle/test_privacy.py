@@ -21,9 +21,20 @@ from safetensors.torch import save_file
 from gptq_diff.bundle import make as making
 from gptq_diff.bundle.make import Options, make_bundle
 from gptq_diff.judged_file import read_judged, write_judged
-from gptq_diff.records import Experiment, Finding, Report, SkippedBackend, SkippedLayer, Workaround
+from gptq_diff.records import (
+    Experiment,
+    Finding,
+    Report,
+    RowRange,
+    SkippedBackend,
+    SkippedLayer,
+    Sweep,
+    SweepRange,
+    Workaround,
+)
 from gptq_diff.report import redacted, redacted_run
 from gptq_diff.report.json_report import read_report, write_report
+from tests.report.html.test_page import data_of
 from tests.session.in_process import asked, run
 
 SECRETS = {
@@ -109,7 +120,9 @@ def _spoil_run(root: Path) -> None:
             workarounds=(Workaround.run("padding", f"with the answer {s['words of a workaround']!r}",
                                         works=True),),
             findings=(*r.findings, Finding("unknown", 0.1, evidence, f"model.{s['a linear name']}")),
-            experiments=(Experiment("not-run", r.backend, 0, error, {error: 1.0}, (error,)),),
+            experiments=(
+                Experiment("not-run", r.backend, 0, error, {error: 1.0}, (error,)), *_pictured_experiments(error),
+            ),
             kernel={**r.kernel, s["a linear name"]: s["a host name in an error"]},
         )  # fmt: skip
         results.append(spoilt)
@@ -122,6 +135,24 @@ def _spoil_run(root: Path) -> None:
     for backend in raw["backends"]:
         backend["finished"] = [s["a prompt id"]]
     (root / "run.json").write_text(json.dumps(raw))
+
+
+def _pictured_experiments(error: str) -> tuple[Experiment, ...]:
+    """What the page draws, with secrets in every string of it."""
+    layer, path = f"model.{SECRETS['a linear name']}", SECRETS["a host name in an error"]
+    ranges = (RowRange(1, 50, path, SECRETS["a prompt text"], 2, None), RowRange(51, 64, path, "ok", 0, 1e-3))
+    figures = {"repeats": 20.0, "other_bits": 3.0, SECRETS["a file path in evidence"]: 1.0}
+    return (
+        Experiment("row-sweep", layer, 0, error, {}, (error,), None, ranges),
+        Experiment("repeats", layer, 0, error, figures, (error,)),
+    )
+
+
+def _swept(backend: str) -> Sweep:
+    """A prompt at many lengths: its id and the names of linears are in the picture."""
+    layer = f"model.{SECRETS['a linear name']}"
+    ranges = (SweepRange(1, 50, "overflow", layer), SweepRange(51, 64, SECRETS["an answer"], None))
+    return Sweep(backend, SECRETS["a prompt id"], 1, 64, 1, ranges)
 
 
 def _rename(root: Path, backend: str, old: str, new: str) -> None:
@@ -147,6 +178,7 @@ def _with(report: Report, results: tuple, error: str, log: tuple[str, ...]) -> R
         verdict=replace(report.verdict, prompt=worst.prompt, backend=worst.backend,
                         summary=f"{report.verdict.summary} Asked: {s['a prompt text']!r} in {error}"),
         left_out=(f"2 of 2 captures: {error}",),
+        sweeps=tuple(map(_swept, (worst.backend, s["a user name in an error"]))),
     )  # fmt: skip
 
 
@@ -202,6 +234,18 @@ def test_none_is_in_the_bundle(planted: Path) -> None:
     assert "repro.py" in made.files
     assert any(name.startswith("rows/") for name in made.files)
     assert found_in(made.data) == set()
+
+
+def test_what_is_drawn_of_sweeps_and_experiments_is_there_without_them(planted: Path) -> None:
+    """The pictures are in the bundle's page, with their numbers and with masks for what may not be shown."""
+    with zipfile.ZipFile(io.BytesIO(make_bundle(planted, Options(simulate=True), lambda _: None).data)) as archive:
+        data = data_of(archive.read("report.html").decode())
+    first, other = (strip["backend"] for strip in data["lengths"][0]["backends"])
+    assert (first, other) == ("sim-exllama", "backend-1")
+    assert [r["last"] for r in data["lengths"][0]["backends"][0]["ranges"]] == [50, 64]
+    assert [r["nonfinite"] for r in data["asked"][0]["rows"]] == [2, 0]
+    assert data["asked"][0]["repeats"]["other"] == 3.0
+    assert found_in(json.dumps(data).encode()) == set()
 
 
 def test_the_search_sees_through_every_layer() -> None:

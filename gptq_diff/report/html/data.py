@@ -8,12 +8,13 @@ from typing import Any
 
 from gptq_diff.records import INTERVALS, Finding, Judgement, Result, RowMap
 from gptq_diff.report.html.parts import Parts, pictured, shown_step
+from gptq_diff.report.html.swept import asked, asked_data, lengths_data
 
 LARGEST = 65504.0
 FACTOR = 3.0
 """How many times the noise floor is still explained by it: the detection threshold (gptq_diff.compare.figures)."""
 MAP_BYTES = 700_000
-"""What the maps of linear by token may take of the page, as base64: a third of what the library takes."""
+"""What the maps of linear by token may take of the page, as base64; the plotting library takes 220 kB."""
 
 
 def page_data(parts: Parts) -> dict[str, Any]:
@@ -28,7 +29,10 @@ def page_data(parts: Parts) -> dict[str, Any]:
     selected = captures[0]["key"] if captures else None
     captures.sort(key=lambda c: order[c["backend"], c["prompt"]])
     sums = [_sums(f) for f in told_findings(report.results)]
-    return {"largest": LARGEST, "factor": FACTOR, "selected": selected, "captures": captures, "sums": sums}
+    return {
+        "largest": LARGEST, "factor": FACTOR, "selected": selected, "captures": captures, "sums": sums,
+        "lengths": lengths_data(report), "asked": [_finite(asked_data(one)) for one in asked(report)],
+    }  # fmt: skip
 
 
 def told_findings(results: Sequence[Result]) -> dict[Finding, list[Result]]:
@@ -123,6 +127,15 @@ def _note(j: Judgement) -> str:
     if j.kind == "inherited":
         return "input already NaN or infinite"
     return f"{j.kind}: {j.nonfinite} infinite or NaN" if j.nonfinite else j.kind
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _rounded(value: float | None) -> float | None:

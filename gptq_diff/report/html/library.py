@@ -1,16 +1,19 @@
-"""What is packed into the page: the plotting library from its own package, compressed, and the numbers it draws."""
+"""What is packed into the page: the plotting library, compressed, and the numbers it draws."""
 
 from __future__ import annotations
 
 import base64
 import gzip
 import hashlib
-import importlib.util
 import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+VENDOR = Path(__file__).parent / "vendor"
+SCRIPTS = ("d3.min.js", "plot.umd.min.js")
+"""Observable Plot after D3, which it needs; vendor/README.md says whence they come."""
 
 
 @dataclass(frozen=True)
@@ -22,24 +25,11 @@ class Library:
 
 
 @cache
-def plotly() -> Library:
-    """The plotting library; compressing it takes most of a second, so once a process.
-
-    Nothing where its package is not installed: the page then says so, and a run does not fail for want of pictures.
-    """
-    script = _plotly_js()
-    return Library(packed(script) if script else "", source_hash(script))
-
-
-def _plotly_js() -> bytes:
-    """plotly.js as the Python package plotly ships it; nothing without it. Importing the package would take seconds."""
-    spec = importlib.util.find_spec("plotly")
-    places = spec.submodule_search_locations if spec is not None else None
-    for place in places or ():
-        path = Path(place) / "package_data" / "plotly.min.js"
-        if path.is_file():
-            return path.read_bytes()
-    return b""
+def plotting_library() -> Library:
+    """Both scripts as one, their licences before them as these ask for; compressed once a process."""
+    licences = (VENDOR / "LICENSES.txt").read_text(encoding="utf-8")
+    script = "\n".join((f"/*!\n{licences}*/", *((VENDOR / name).read_text(encoding="utf-8") for name in SCRIPTS)))
+    return Library(packed(script.encode()), source_hash(script.encode()))
 
 
 def packed(data: bytes) -> str:

@@ -14,13 +14,16 @@ from gptq_diff.report.experiments import experiment_lines
 from gptq_diff.report.headroom import headroom_lines
 from gptq_diff.report.html import about, tables
 from gptq_diff.report.html.data import page_data
-from gptq_diff.report.html.library import packed_json, plotly, source_hash
+from gptq_diff.report.html.library import packed_json, plotting_library, source_hash
 from gptq_diff.report.html.parts import Parts, pictured
+from gptq_diff.report.html.swept import asked, swept_prompts
 from gptq_diff.report.quantisation import quantisation_line
 from gptq_diff.report.sweeps import at_the_changes, sweep_lines
 from gptq_diff.text import clean, one_line
 
 HERE = Path(__file__).parent
+SCRIPT = ("words", "theme", "frame", "depth", "maps", "headroom", "sums", "sweeps", "table", "start")
+"""Files of script/ in the order in which they are put together."""
 
 
 def render_html(parts: Parts) -> str:
@@ -32,7 +35,7 @@ def render_html(parts: Parts) -> str:
         {one_line(name): cleaned(prompt, clean) for name, prompt in parts.prompts.items()},
         {cleaned(key, one_line): cleaned(rows, one_line) for key, rows in parts.rows.items()},
     )
-    library, script = plotly(), _own("report.js")
+    library, script = plotting_library(), _script()
     policy = (
         f"default-src 'none'; script-src {library.hash} {source_hash(script.encode())}; "
         "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
@@ -50,10 +53,17 @@ def render_html(parts: Parts) -> str:
         written=tables.written(shown),
         findings=tables.findings(report.results), workarounds=tables.workarounds(report.results),
         skipped=tables.skipped_linears(report.results), sweeps=sweep_lines(report),
-        experiments=experiment_lines(report), headroom=headroom_lines(report), prompts=parts.prompts,
+        swept=swept_prompts(report), asked=asked(report), experiments=experiment_lines(report),
+        headroom=headroom_lines(report), prompts=parts.prompts,
         quantised=[line for r in report.results if (line := quantisation_line(r)) is not None],
         ran=about.ran(report), facts=about.facts(report), judged=any(parts.judged.values()),
     )  # fmt: skip
+
+
+def _script() -> str:
+    """One function, so that nothing of the page's own is global."""
+    parts = "".join(_own(f"script/{name}.js") for name in SCRIPT)
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 
 def _own(name: str) -> str:
