@@ -79,8 +79,8 @@ def run_job(engine: Engine, job: Job, events: Events, index: int) -> None:
     started = time.perf_counter()
     writer = CaptureWriter(Path(job.out))
     writer.on_call = progress(events, index)
-    tap = Tap(engine.tapped, writer)
-    generation = engine.generate(job.token_ids, max_new_tokens=job.max_new_tokens, forced=job.forced, tap=tap)
+    with Tap(engine.tapped, writer) as tap:
+        generation = engine.generate(job.token_ids, max_new_tokens=job.max_new_tokens, forced=job.forced, tap=tap)
     writer.close()
     seconds = {"generate": round(time.perf_counter() - started, 4)}
     manifest = Manifest(

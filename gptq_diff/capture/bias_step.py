@@ -28,9 +28,9 @@ class BiasStep(NamedTuple):
 
 
 def bias_step(layer: str, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> BiasStep:
-    """Copies both, contiguous; on a GPU this waits for it."""
-    product_RN = product_RN.clone(memory_format=torch.contiguous_format)
-    with_bias_1N = with_bias_1N.clone(memory_format=torch.contiguous_format)
+    """Copies both to main memory, contiguous; on a GPU this waits for it."""
+    product_RN = product_RN.clone(memory_format=torch.contiguous_format).cpu()
+    with_bias_1N = with_bias_1N.clone(memory_format=torch.contiguous_format).cpu()
     return BiasStep(layer, product_RN, with_bias_1N, magnitude(product_RN), magnitude(with_bias_1N))
 
 

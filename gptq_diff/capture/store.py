@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-from gptq_diff.capture.tap import Call, Sink
+from gptq_diff.capture.block_file import write_block
+from gptq_diff.capture.call import Call, Sink
 from gptq_diff.checkpoint.header import TensorEntry, read_header
 from gptq_diff.checkpoint.mapping import MappedFiles
 from gptq_diff.errors import CaptureError, CheckpointError
@@ -125,6 +126,7 @@ class NullSink(Sink):
     """Statistics only, kept in memory: what the tap costs without a disk."""
 
     wants_tensors = False
+    later = True
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -138,6 +140,7 @@ class CaptureWriter(Sink):
     """Writes one capture directory, which must not exist yet."""
 
     wants_tensors = True
+    later = True
 
     def __init__(self, directory: Path, block_bytes: int = BLOCK_BYTES) -> None:
         self.directory = directory
@@ -152,26 +155,39 @@ class CaptureWriter(Sink):
         self._block_bytes = block_bytes
         self._pending: dict[str, torch.Tensor] = {}
         self._pending_bytes = 0
+        self._borrowed: list[str] = []  # what came since `let_go`
         self._blocks = 0
         self.on_call: Callable[[Call], None] = lambda call: None  # noqa: ARG005
 
     def take(self, call: Call, x_MK: torch.Tensor | None, y_MN: torch.Tensor | None) -> None:
         """Queue the call's tensors; a full block goes to disk at once."""
         with writing(self._stats_file):
-            self._stats.write(json.dumps(asdict(call), ensure_ascii=False) + "\n")
+            line = {**call._asdict(), "x": call.x._asdict(), "y": call.y._asdict()}
+            self._stats.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.on_call(call)
+        stored = call.stored
         if call.step == 0:
-            self.kernels[call.stored] = call.path
-        key_in = f"{call.step}/{call.stored}/in"
+            self.kernels[stored] = call.path
+        key_in = f"{call.step}/{stored}/in"
         if call.shared_input:
             self.where[key_in] = f"={call.step}/{call.shared_input}/in"
         elif x_MK is not None:
             self._queue(key_in, x_MK)
         if y_MN is not None:
-            self._queue(f"{call.step}/{call.stored}/out", y_MN)
+            self._queue(f"{call.step}/{stored}/out", y_MN)
+
+    def let_go(self) -> None:
+        """A block that is half full goes to disk; of fewer tensors copies are kept."""
+        if 2 * self._pending_bytes >= self._block_bytes:
+            self._flush()
+        for key in self._borrowed:
+            if key in self._pending:
+                self._pending[key] = self._pending[key].clone()
+        self._borrowed.clear()
 
     def _queue(self, key: str, tensor: torch.Tensor) -> None:
         self._pending[key] = tensor.cpu()
+        self._borrowed.append(key)
         self._pending_bytes += tensor.numel() * tensor.element_size()
         if self._pending_bytes >= self._block_bytes:
             self._flush()
@@ -180,7 +196,11 @@ class CaptureWriter(Sink):
         if not self._pending:
             return
         name = f"block-{self._blocks:03d}.safetensors"
-        save_tensors(self._pending, self.directory / name)
+        place = self.directory / name
+        part = place.with_name(name + ".part")
+        with writing(place):
+            write_block(part, self._pending)
+            part.replace(place)
         self.where.update(dict.fromkeys(self._pending, name))
         self.bytes_written += self._pending_bytes
         self._pending, self._pending_bytes, self._blocks = {}, 0, self._blocks + 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 
-@dataclass(frozen=True)
-class Magnitude:
+class Magnitude(NamedTuple):
     """Largest finite absolute value (0.0 if there is none), count of NaN, count of plus or minus infinity."""
 
     absmax: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gptq_diff.capture import staging
 from gptq_diff.capture import tap as taps
 from gptq_diff.capture.bias_step import bias_step
 from gptq_diff.capture.store import NullSink
@@ -49,7 +50,7 @@ def test_the_sink_is_told_the_same(monkeypatch: pytest.MonkeyPatch, limit: int) 
     now = Tap(frozenset(LAYERS), at_once)
     one_prompt(now)
     monkeypatch.setattr(taps, "asks_later", lambda _: True)
-    monkeypatch.setattr(taps, "WAITING_BYTES", limit)
+    monkeypatch.setattr(staging, "CHUNK_BYTES", limit)
     tap = Tap(frozenset(LAYERS), later)
     one_prompt(tap)
     assert later.calls == at_once.calls
@@ -72,8 +73,9 @@ def test_statistics_alone_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     y = torch.tensor([[1.0, float("inf"), float("nan")]], dtype=torch.float16)
     tap.record("a", torch.ones(1, 2, dtype=torch.float16), y, "p")
     y.zero_()
-    assert sink.calls == []
     tap.end_step()
+    assert sink.calls == []
+    tap.close()
     assert (sink.calls[0].x, sink.calls[0].y) == (Magnitude(1, 0, 0), Magnitude(1, 1, 1))
 
 
@@ -91,7 +93,7 @@ def test_an_input_that_changed_between_two_that_share_it_is_refused(monkeypatch:
 
 
 def test_a_call_of_another_dtype_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be copied together with the others is looked at once; the order and the shared input stay."""
+    """What cannot be copied together with the others is looked at once, with an input of its own; the order stays."""
     monkeypatch.setattr(taps, "asks_later", lambda _: True)
     sink = KeepingSink()
     tap = Tap(frozenset("abc"), sink)
@@ -102,7 +104,7 @@ def test_a_call_of_another_dtype_keeps_its_place(monkeypatch: pytest.MonkeyPatch
     tap.record("c", x, half * 2, "p")
     tap.end_step()
     assert [(c.layer, c.shared_input, c.x.absmax, c.y.absmax) for c in sink.calls] == [
-        ("a", None, 3, 3), ("b", "a", 3, 3), ("c", "a", 3, 6),
+        ("a", None, 3, 3), ("b", None, 3, 3), ("c", "a", 3, 6),
     ]  # fmt: skip
     kept = sink.tensors[0, "b"][1]
     assert kept is not None

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from gptq_diff.capture.lanes import HostLane, Shipped
+
 GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
 
 
@@ -23,6 +25,18 @@ def tensors_in(values: Any) -> Iterator[torch.Tensor]:
     elif isinstance(values, (list, tuple)):
         for value in values:
             yield from tensors_in(value)
+
+
+class FakeLane(HostLane):
+    """Copies staged on that GPU."""
+
+    def staged(self, values: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(values, dtype=dtype, device="cuda")
+
+    def ship(self, staged: torch.Tensor, width: int, landing: torch.Tensor | None) -> Shipped:
+        shipped = super().ship(staged, width, landing)
+        shipped.largest = shipped.largest.cpu()
+        return shipped
 
 
 class FakeGpu(TorchFunctionMode):

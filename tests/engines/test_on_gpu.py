@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gptq_diff.capture import staging
 from gptq_diff.capture.tap import Tap
 from gptq_diff.engines.base import LoadSpec
 from gptq_diff.engines.device import find_device, gpu_peak, spare_bytes
@@ -16,7 +17,7 @@ from gptq_diff.engines.hf import HfEngine
 from gptq_diff.engines.original import OriginalEngine
 from gptq_diff.errors import BackendError
 from tests.capture.captures import KeepingSink
-from tests.engines.fake_gpu import FakeGpu
+from tests.engines.fake_gpu import FakeGpu, FakeLane
 from tests.session.originals import original_of
 
 PROMPT = (509, 12, 300, 7, 7, 45, 101)
@@ -35,6 +36,7 @@ def one_thread() -> Iterator[None]:
 def free(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     """One GPU with that much free memory, for `torch.cuda`."""
     said = {"bytes": 2 * EVERYTHING}
+    monkeypatch.setattr(staging, "lane_of", lambda _: FakeLane())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (said["bytes"], 1 << 40))

@@ -20,7 +20,7 @@ from gptq_diff.engines.vllm.modules import GEMM, FusedLinear, fused_linears
 from gptq_diff.engines.vllm.proof import Place, Proof
 from gptq_diff.engines.vllm.reduced import Reduced, shared_out
 from gptq_diff.engines.vllm.steps import Steps
-from gptq_diff.engines.vllm.taps import BiasTap, tapped
+from gptq_diff.engines.vllm.taps import BiasTap, Seen, tapped
 from gptq_diff.errors import BackendError, CaptureError
 from gptq_diff.kernels.base import Product
 from gptq_diff.kernels.vllm_gemm.op import vllm_ops
@@ -37,12 +37,14 @@ class Rank:
         self._linears = fused_linears(model, checkpoint.layers, proof.ranks)
         _all_proved(self._linears, proof)
         self._choice = Choice()
+        self._fused: dict[str, Fused] = {}  # by module
         self._bias_steps: dict[str, tuple[BiasStep, ...]] = {}  # by module
         self._guard: PathGuard | None = None
 
     def use_kernel(self, name: str) -> None:
         """Check every module's kernel against the mode, and prepare to force its path."""
         self._choice = choose(name, self._linears)
+        self._fused = {linear.name: fused(linear) for linear in self._choice.judged}
         self._bias_steps = {}
         gemm = [linear for linear in self._choice.judged if linear.path == GEMM]
         if gemm and self._guard is None:
@@ -123,21 +125,27 @@ class Rank:
 
         return BiasTap(lambda: tap.asks_bias, again, seen) if self._proof.ranks == 1 else None
 
-    def _recorder(self, steps: Steps, tap: Tap) -> Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]:
-        kernels = {linear.name: (linear.path, fused(linear)) for linear in self._choice.judged}
+    def _recorder(self, steps: Steps, tap: Tap) -> Callable[[FusedLinear], Seen]:
+        """What is told of one module's calls."""
 
-        def record(linear: FusedLinear, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
-            steps.check_rows(linear.name, x_MK.shape[0])
-            path, parts = kernels[linear.name]
-            tap.record_fused(parts, x_MK, y_MN, self._taken(linear) if path == GEMM or path is None else path)
+        def of(linear: FusedLinear) -> Seen:
+            name, parts, path = linear.name, self._fused[linear.name], linear.path
 
-        return record
+            def record(x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
+                steps.check_rows(name, x_MK.shape[0])
+                tap.record_fused(parts, x_MK, y_MN, path)  # type: ignore[arg-type]  # not None here
+
+            def record_by_path(x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
+                steps.check_rows(name, x_MK.shape[0])
+                tap.record_fused(parts, x_MK, y_MN, self._taken(linear))
+
+            return record_by_path if path is None or path == GEMM else record
+
+        return of
 
     def _taken(self, linear: FusedLinear) -> str:
-        """The path of the call that this module has just made."""
-        path = linear.path
-        if path == GEMM:
-            path = self._guard.taken() if self._guard is not None else None
+        """The path of the call of gptq_gemm that this module has just made."""
+        path = self._guard.taken() if self._guard is not None else None
         if path is None:
             raise CaptureError(f"{linear.name} ran without a call of gptq_gemm", "its kernel is not understood")
         return path
@@ -155,7 +163,9 @@ class Rank:
             if self._guard is not None:
                 undo.enter_context(self._guard.installed())
             y_MN = linear.method.apply(linear.module, x_MK, None)
-        return Product(y_MN[:, part.first : part.last].contiguous(), self._taken(linear))
+        path = linear.path
+        taken = self._taken(linear) if path is None or path == GEMM else path
+        return Product(y_MN[:, part.first : part.last].contiguous(), taken)
 
 
 def fused(linear: FusedLinear) -> Fused:

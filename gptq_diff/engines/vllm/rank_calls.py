@@ -121,6 +121,7 @@ class WatchedRank:
         self._undo.close()
         made = Watched(self._steps).generation()
         if self._writer is not None and self._tap is not None:
+            self._tap.close()
             self._writer.close()
             manifest = Manifest(
                 backend="", prompt="", order=tuple(self._tap.order), kernels=self._writer.kernels, skipped={},

@@ -18,8 +18,8 @@ from torch import nn
 from gptq_diff.capture.bias_step import runs_for, spread
 from gptq_diff.engines.vllm.modules import FusedLinear
 
-Seen = Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]
-"""Called with the module's record, x [M, K] and y [M, N] without bias, right after the kernel."""
+Seen = Callable[[torch.Tensor, torch.Tensor], None]
+"""Called with x [M, K] and y [M, N] without bias, right after the kernel of one module."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,46 @@ class BiasTap:
     seen: Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]
 
 
+class _Site:
+    """One tapped module, with its bias as read (None: as vLLM hands it over)."""
+
+    def __init__(self, linear: FusedLinear, seen: Seen, bias: torch.Tensor | None, of_bias: BiasTap | None) -> None:
+        self.linear = linear
+        self.seen = seen
+        self._bias = bias
+        self._of_bias = of_bias
+
+    def add_bias(self, apply: Callable[..., torch.Tensor], x: torch.Tensor, y: torch.Tensor, bias: Any) -> torch.Tensor:
+        """The output with the bias, which is looked at by itself where that is asked for."""
+        of_bias, linear = self._of_bias, self.linear
+        if of_bias is not None and of_bias.asks() and not of_bias.again(linear):
+            row = in_rows(x)[:1].contiguous()
+            without, with_bias = (
+                spread([in_rows(apply(linear.module, row, added)) for _ in range(runs_for(row))])
+                for added in (None, bias)
+            )
+            of_bias.seen(linear, without, with_bias[:1])
+        added: torch.Tensor = bias if self._bias is None else self._bias
+        if added.dtype is not y.dtype or added.device != y.device:
+            added = added.to(device=y.device, dtype=y.dtype)
+        return y.add_(added)
+
+
 @contextlib.contextmanager
 def tapped(
-    linears: Sequence[FusedLinear], biases: Mapping[str, torch.Tensor], seen: Seen, of_bias: BiasTap | None = None
-) -> Iterator[None]:
-    """Report every kernel call of those modules inside; biases: module name -> bias as read, before any shuffling."""
-    by_module = {id(linear.module): linear for linear in linears}
+    linears: Sequence[FusedLinear], biases: Mapping[str, torch.Tensor], seen: Callable[[FusedLinear], Seen],
+    of_bias: BiasTap | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """Report every kernel call of those modules inside.
+
+    seen: gives what is to be told of a module. biases: module name -> bias as read, before any shuffling.
+    """
+    sites = {id(one.module): _Site(one, seen(one), biases.get(one.name), of_bias) for one in linears}
     methods: list[Any] = list({id(linear.method): linear.method for linear in linears}.values())
     before = [vars(method).get("apply") for method in methods]
     try:
         for method in methods:
-            method.apply = _wrapped(method.apply, by_module, biases, seen, of_bias)
+            method.apply = _wrapped(method.apply, sites)
         yield
     finally:
         for method, apply in zip(methods, before):
@@ -56,25 +85,16 @@ def tapped(
                 del method.apply
 
 
-def _wrapped(
-    apply: Callable[..., torch.Tensor], by_module: Mapping[int, FusedLinear], biases: Mapping[str, torch.Tensor],
-    seen: Seen, of_bias: BiasTap | None,
-) -> Callable[..., torch.Tensor]:  # fmt: skip
+def _wrapped(apply: Callable[..., torch.Tensor], sites: Mapping[int, _Site]) -> Callable[..., torch.Tensor]:
+    """What a prefill waits for is this process, so nothing is done here that can be done before or later."""
+
     def tapped_apply(layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        linear = by_module.get(id(layer))
-        if linear is None:
+        site = sites.get(id(layer))
+        if site is None:
             return apply(layer, x, bias)
         y = apply(layer, x, None)
-        seen(linear, in_rows(x), in_rows(y))
-        if bias is not None and of_bias is not None and of_bias.asks() and not of_bias.again(linear):
-            row = in_rows(x)[:1].contiguous()
-            without, with_bias = (
-                spread([in_rows(apply(layer, row, added)) for _ in range(runs_for(row))]) for added in (None, bias)
-            )
-            of_bias.seen(linear, without, with_bias[:1])
-        if bias is not None:
-            y = y.add_(biases.get(linear.name, bias).to(device=y.device, dtype=y.dtype))
-        return y
+        site.seen(in_rows(x), in_rows(y))
+        return y if bias is None else site.add_bias(apply, x, y, bias)
 
     return tapped_apply
 

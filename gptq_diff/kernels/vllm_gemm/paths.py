@@ -30,6 +30,7 @@ class PathGuard:
         self._device = device
         self._gemm: Gemm = self._ops.gptq_gemm
         self._signature = self.__signature__ = inspect.signature(self._gemm)  # seen through, so op.multiply can ask it
+        self._places = {name: place for place, name in enumerate(self._signature.parameters)}
         missing = {"a", "use_exllama", "bit"} - self._signature.parameters.keys()
         if missing:
             raise BackendError(
@@ -66,20 +67,22 @@ class PathGuard:
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """gptq_gemm with the forced path."""
-        call = self._signature.bind(*args, **kwargs)
-        values = call.arguments
-        if not values["use_exllama"]:
+        if kwargs or len(args) != len(self._places):  # binding takes longer than launching the kernel does
+            call = self._signature.bind(*args, **kwargs)
+            call.apply_defaults()
+            args = tuple(call.arguments.values())
+        x_place, places = self._places["a"], self._places
+        if not args[places["use_exllama"]]:
             raise CaptureError(
                 "vLLM runs a linear without exllama's layout (desc_act under tensor parallelism)",
                 "that kernel has no error model here: take another backend",
             )
-        x_MK: torch.Tensor = values["a"]
-        rows, limit = x_MK.shape[0], self.boundary(values["bit"])
+        x_MK: torch.Tensor = args[x_place]
+        rows, limit = x_MK.shape[0], self.boundary(args[places["bit"]])
         self.path = self.force or (FAST if rows <= limit else RECONSTRUCT)
 
         def run(part: torch.Tensor) -> torch.Tensor:
-            values["a"] = part
-            return self._gemm(*call.args, **call.kwargs)
+            return self._gemm(*args[:x_place], part, *args[x_place + 1 :])
 
         return in_rows(run, x_MK, limit, self.path)
 

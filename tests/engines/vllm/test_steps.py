@@ -110,7 +110,7 @@ def test_the_tap_sees_the_product_without_bias_and_the_model_gets_it_with() -> N
     module, seen = layer(bias=True), []
     linear = FusedLinear("q", module, ())
     x = torch.ones(1, 2, 3, dtype=torch.float16)
-    with tapped([linear], {}, lambda which, x_MK, y_MN: seen.append((which.name, x_MK.shape, y_MN.clone()))):
+    with tapped([linear], {}, lambda which: lambda x_MK, y_MN: seen.append((which.name, x_MK.shape, y_MN.clone()))):
         y = module.quant_method.apply(module, x, module.bias)
     assert y.tolist() == [[[2.0, 3.0, 4.0]] * 2]
     assert [(name, list(shape)) for name, shape, _ in seen] == [("q", [2, 3])]
@@ -123,14 +123,14 @@ def test_a_bias_that_the_kernel_has_permuted_is_replaced_by_the_one_that_was_rea
     module = layer(bias=True)
     read = {"q": module.bias.clone()}
     module.bias = module.bias.flip(0)
-    with tapped([FusedLinear("q", module, ())], read, lambda *_: None):
+    with tapped([FusedLinear("q", module, ())], read, lambda _: lambda *_: None):
         y = module.quant_method.apply(module, torch.zeros(1, 3, dtype=torch.float16), module.bias)
     assert y.tolist() == [[1.0, 2.0, 3.0]]
 
 
 def test_no_bias_is_added_where_vllm_adds_none() -> None:
     module = layer(bias=True)
-    with tapped([FusedLinear("q", module, ())], {"q": module.bias}, lambda *_: None):
+    with tapped([FusedLinear("q", module, ())], {"q": module.bias}, lambda _: lambda *_: None):
         y = module.quant_method.apply(module, torch.zeros(1, 3, dtype=torch.float16), None)
     assert y.tolist() == [[0.0, 0.0, 0.0]]
 
@@ -141,7 +141,7 @@ def test_a_method_shared_by_modules_reports_only_those_asked_for_and_is_restored
     x = torch.zeros(1, 3, dtype=torch.float16)
     with (
         pytest.raises(ZeroDivisionError),
-        tapped([FusedLinear("one", one, ())], {}, lambda which, *_: seen.append(which.name)),
+        tapped([FusedLinear("one", one, ())], {}, lambda which: lambda *_: seen.append(which.name)),
     ):
         one.quant_method.apply(one, x)
         other.quant_method.apply(other, x)

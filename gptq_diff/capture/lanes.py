@@ -1,0 +1,132 @@
+"""How copies leave a GPU: on a stream of their own, into host memory that the GPU writes to by itself.
+
+The engine's process only launches here and never waits; what was launched is known to be done by asking `Shipped`.
+HostLane does the same in main memory at once: for tensors of a CPU, and for tests of all that stands on a lane.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import torch
+
+
+class Shipped(abc.ABC):
+    """One shipment on its way.
+
+    largest: host tensor of its largest absolute values, one per `width` values in a row; NaN where there is one. It may
+    be read, and so may the landing place, once `wait` has returned.
+    """
+
+    largest: torch.Tensor
+
+    @abc.abstractmethod
+    def wait(self) -> None:
+        """Until all of it is in host memory; other threads go on meanwhile."""
+
+    @abc.abstractmethod
+    def before_reuse(self) -> None:
+        """What the engine launches from now on may overwrite the staged values: it comes after they were read."""
+
+
+class Lane(abc.ABC):
+    """Where copies are staged and how they are shipped."""
+
+    @abc.abstractmethod
+    def staged(self, values: int, dtype: torch.dtype) -> torch.Tensor:
+        """Memory beside the engine's tensors, flat."""
+
+    @abc.abstractmethod
+    def landing(self, values: int, dtype: torch.dtype) -> torch.Tensor:
+        """Host memory that shipments land in, flat."""
+
+    @abc.abstractmethod
+    def ship(self, staged: torch.Tensor, width: int, landing: torch.Tensor | None) -> Shipped:
+        """Find the largest absolute value of every `width` staged values, and copy them all to `landing`, if given."""
+
+
+class _There(Shipped):
+    """A shipment that needed no way."""
+
+    def __init__(self, largest: torch.Tensor) -> None:
+        self.largest = largest
+
+    def wait(self) -> None:
+        """It is there."""
+
+    def before_reuse(self) -> None:
+        """It was read."""
+
+
+class HostLane(Lane):
+    """Main memory; everything is done when the call returns."""
+
+    def staged(self, values: int, dtype: torch.dtype) -> torch.Tensor:
+        """Main memory."""
+        return torch.empty(values, dtype=dtype)
+
+    def landing(self, values: int, dtype: torch.dtype) -> torch.Tensor:
+        """Main memory."""
+        return torch.empty(values, dtype=dtype)
+
+    def ship(self, staged: torch.Tensor, width: int, landing: torch.Tensor | None) -> Shipped:
+        """At once."""
+        if landing is not None:
+            landing.copy_(staged)
+        return _There(largest_of(staged, width))
+
+
+class _OnItsWay(Shipped):
+    def __init__(self, largest: torch.Tensor, done: Any, engine: Any) -> None:
+        self.largest = largest
+        self._done = done
+        self._engine = engine
+
+    def wait(self) -> None:
+        """Wait for the event behind the copies."""
+        self._done.synchronize()
+
+    def before_reuse(self) -> None:
+        """The engine's stream waits for that event; its process does not."""
+        self._engine.wait_event(self._done)
+
+
+class CudaLane(Lane):
+    """One NVIDIA GPU and a stream beside the engine's; pinned host memory, which torch keeps and hands out again."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._beside: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def staged(self, values: int, dtype: torch.dtype) -> torch.Tensor:
+        """Of torch's allocator on that GPU."""
+        return torch.empty(values, dtype=dtype, device=self._device)
+
+    def landing(self, values: int, dtype: torch.dtype) -> torch.Tensor:
+        """Pinned."""
+        return torch.empty(values, dtype=dtype, pin_memory=True)
+
+    def ship(self, staged: torch.Tensor, width: int, landing: torch.Tensor | None) -> Shipped:
+        """After what the engine's stream was given so far, and beside what it will be given."""
+        engine = torch.cuda.current_stream(self._device)
+        self._beside.wait_stream(engine)
+        with torch.cuda.stream(self._beside):
+            largest = largest_of(staged, width)
+            told = self.landing(len(largest), largest.dtype)
+            told.copy_(largest, non_blocking=True)
+            if landing is not None:
+                landing.copy_(staged, non_blocking=True)
+            done = self._beside.record_event()
+        return _OnItsWay(told, done, engine)
+
+
+def largest_of(values: torch.Tensor, width: int) -> torch.Tensor:
+    """Largest absolute value of every `width` values in a row, in their dtype: one launch; NaN where there is one."""
+    found: torch.Tensor = torch.linalg.vector_norm(values.view(-1, width), ord=float("inf"), dim=1)
+    return found
+
+
+def lane_of(t: torch.Tensor) -> Lane:
+    """The lane for copies of tensors like this one."""
+    return CudaLane(t.device) if t.device.type == "cuda" else HostLane()
