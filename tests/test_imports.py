@@ -78,6 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "log_end",
     }
     | {"models", "presets", "processes", "prompts", "session", "stage", "suggest", "text", "toml_file"},
+    "server_probe": {"errors", "suggest", "text"},
     "__main__": {"cli"},
 }
 NEVER_IN_CLI = {"engines", "worker", "kernels", "numerics", "__main__"}
@@ -88,7 +89,7 @@ WORKER_MODULES = {"torch", "numpy", "safetensors"}
 WORKER_MODULES |= {"transformers", "huggingface_hub", "accelerate", "vllm", "auto_gptq", "gptqmodel"}
 WORKER_MODULES |= {"optimum", "exllama_kernels", "exllamav2_kernels"}  # with GPTQModel; with auto_gptq
 WORKER_MODULES |= {"numba", "llvmlite"}
-HEAVY = {"torch", "transformers", "numpy", "numba", "safetensors", "tokenizers", "jinja2", "vllm"}
+HEAVY = {"torch", "transformers", "numpy", "numba", "safetensors", "tokenizers", "jinja2", "vllm", "httpx2"}
 
 
 def unit_of(path: Path) -> str:

@@ -18,6 +18,7 @@ from gptq_diff.cli.compare import compare
 from gptq_diff.cli.demo import demo
 from gptq_diff.cli.diagnose import diagnose
 from gptq_diff.cli.errors import flush_stdout, settle
+from gptq_diff.cli.probe_server import probe_server
 from gptq_diff.cli.reduce import reduce
 from gptq_diff.cli.report import report
 from gptq_diff.cli.run import run
@@ -35,7 +36,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, demo, backends, compare, diagnose, reduce, report, bundle, stress, check, view):
+for command in (
+    run,
+    demo,
+    backends,
+    compare,
+    diagnose,
+    reduce,
+    report,
+    bundle,
+    stress,
+    check,
+    probe_server,
+    view,
+):
     app.command()(command)
 app.add_typer(model.app, name="model")
 app.add_typer(env.app, name="env")
