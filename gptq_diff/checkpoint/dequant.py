@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Callable
 import numpy as np
 import torch
 
-from gptq_diff.checkpoint.packing import unpack_rows, unpack_zeros, zero_offset
+from gptq_diff.checkpoint.packing import unpack_rows, unpack_zeros, zero_offset, zeros_of_columns
 
 if TYPE_CHECKING:
     from gptq_diff.checkpoint.packed import PackedLinear
@@ -43,6 +43,16 @@ def dequantise(
     return w_KN.to(dtype)
 
 
+def dequantise_columns(linear: PackedLinear, columns_C: torch.Tensor) -> torch.Tensor:
+    """float32 [K, C]: the columns columns_C (int64 [C]) of W alone, the same bits as `dequantise` gives."""
+    spec = linear.spec
+    zeros_GC = zeros_of_columns(linear.qzeros, columns_C, spec.bits, spec.out_features, zero_offset(spec.format))
+    group_K = group_of_row(linear)
+    codes_KC = unpack_rows(linear.qweight[:, columns_C], spec.bits, spec.in_features).to(torch.int16)
+    codes_KC -= zeros_GC[group_K]
+    return codes_KC * linear.scales[:, columns_C].to(torch.float32)[group_K]
+
+
 def unscaled_codes(linear: PackedLinear) -> torch.Tensor:
     """The integers code - zero, int16 [K, N]: what exllama's fast path multiplies before it applies the scale."""
     spec = linear.spec
@@ -52,6 +62,20 @@ def unscaled_codes(linear: PackedLinear) -> torch.Tensor:
         return codes_KN
     zeros_GN = unpack_zeros(linear.qzeros, spec.bits, spec.out_features, spec.format)
     return unpack_rows(linear.qweight, spec.bits, spec.in_features).to(torch.int16).sub_(zeros_GN[group_of_row(linear)])
+
+
+def code_rows(linear: PackedLinear, first: int, last: int) -> torch.Tensor:
+    """The integers code - zero of rows first to last - 1 alone, int16; both must be at a border of packed words."""
+    spec = linear.spec
+    words = slice(first * spec.bits // 32, last * spec.bits // 32)
+    if linear.g_idx is None:
+        group_R = torch.arange(first, last) // spec.group_size
+    else:
+        group_R = linear.g_idx[first:last].to(torch.int64)
+    low, high = int(group_R.min()), int(group_R.max()) + 1
+    zeros_GN = unpack_zeros(linear.qzeros[low:high], spec.bits, spec.out_features, spec.format)
+    codes_RN = unpack_rows(linear.qweight[words], spec.bits, last - first).to(torch.int16)
+    return codes_RN.sub_(zeros_GN[group_R - low])
 
 
 def group_of_row(linear: PackedLinear) -> torch.Tensor:

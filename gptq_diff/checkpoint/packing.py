@@ -99,6 +99,20 @@ def unpack_zeros(qzeros: torch.Tensor, bits: int, out_features: int, format: str
     return stored_zeros(qzeros, bits, out_features) + zero_offset(format)
 
 
+def zeros_of_columns(
+    qzeros: torch.Tensor, columns_C: torch.Tensor, bits: int, columns: int, offset: int
+) -> torch.Tensor:
+    """The true zero points of some columns alone, int16 [G, C].
+
+    columns_C: int64. columns: N. offset: `zero_offset` of the format.
+    """
+    if 32 % bits:  # 3-bit codes can cross a word
+        return stored_zeros(qzeros, bits, columns)[:, columns_C] + offset
+    shift_C = (columns_C * bits % 32).to(torch.int32)
+    stored_GC: torch.Tensor = (qzeros[:, columns_C * bits // 32] >> shift_C) & (2**bits - 1)
+    return stored_GC.to(torch.int16) + offset
+
+
 def zero_offset(format: str) -> int:  # noqa: A002
     """What is added to a stored zero point to get the true one: 1 for "gptq" (v1), 0 for "gptq_v2"."""
     if format not in FORMATS:

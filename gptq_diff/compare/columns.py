@@ -15,19 +15,17 @@ import torch
 
 from gptq_diff.compare import refine
 from gptq_diff.numerics import floors
-from gptq_diff.numerics.partial_sums import STRIP
 
 if TYPE_CHECKING:
-    from gptq_diff.checkpoint.packed import PackedLinear
-    from gptq_diff.records import LayerSpec
+    from gptq_diff.compare.weight import Weight
 
 FEWEST_ROWS = 8
 """Rows from which a column's mean is judged: 8 independent errors pass 9 times their mean twice in 10^12."""
 
 
 def column_shares(
-    spec: LayerSpec, x_MK: torch.Tensor, w_KN: torch.Tensor, error_MN: torch.Tensor, exact_MN: torch.Tensor,
-    energy_M: torch.Tensor, linear: PackedLinear | None, spans: Sequence[tuple[str, slice]], factor: float,
+    layer: Weight, x_MK: torch.Tensor, error_MN: torch.Tensor, exact_MN: torch.Tensor, energy_M: torch.Tensor,
+    spans: Sequence[tuple[str, slice]], factor: float,
 ) -> list[float]:  # fmt: skip
     """For every call, the largest error / (factor * floor) of a column; 0 for calls of fewer than 8 usable rows.
 
@@ -47,24 +45,18 @@ def column_shares(
         x2_CK, error2_CN, exact2_CN = (
             torch.stack([weight_M[s].float() @ t[s].square() for s in slices]) for t in (x_MK, error_MN, exact_MN)
         )
-        energy_CN, outputs_C1 = _times_squares(x2_CK, w_KN), torch.stack([weight_M[s].sum() for s in slices])[:, None]
-        known = floors.Rows(energy_CN, exact2_CN.double(), spec.in_features, outputs_C1, spec.bits)
+        energy_CN, outputs_C1 = layer.times_squares(x2_CK), torch.stack([weight_M[s].sum() for s in slices])[:, None]
+        known = floors.Rows(energy_CN, exact2_CN.double(), layer.spec.in_features, outputs_C1, layer.spec.bits)
         floor2_CN = floors.expected_error2(path, known)
         for c, n in _suspects(error2_CN > (refine.SUSPECT * factor) ** 2 * floor2_CN):
             x, weight = x_MK[slices[c]], weight_M[slices[c]]
-            sharper = refine.rounding(path, x, w_KN[:, n], linear, n)
+            sharper = refine.rounding(path, x, layer.columns(n), layer.linear, n)
             if sharper is not None:
                 floor2_CN[c, n] = torch.maximum(floor2_CN[c, n], sharper.by_column(x, weight))
         worst_C = (error2_CN / floor2_CN.clamp_min(1e-300)).amax(dim=1).sqrt() / factor
         for i, share in zip(calls, worst_C.tolist()):
             shares[i] = share
     return shares
-
-
-def _times_squares(x2_CK: torch.Tensor, w_KN: torch.Tensor) -> torch.Tensor:
-    """float64 [C, N]: x2 times the squares of W, which are never held for more than a strip of columns."""
-    strips = range(0, w_KN.shape[1], STRIP)
-    return torch.cat([x2_CK @ w_KN[:, n : n + STRIP].square() for n in strips], dim=1).double()
 
 
 def _suspects(found_CN: torch.Tensor) -> list[tuple[int, torch.Tensor]]:

@@ -41,13 +41,16 @@ def exact_product(rows: Rows, w_KN: torch.Tensor) -> torch.Tensor:
     float32 accumulation errs by about 1e-7 of the products' norm, far below any float16 kernel; the float32
     reference itself needs a better judge than itself.
     """
-    y_MN = rows.x_MK @ w_KN
-    if bool(rows.wide_M.any()):
-        x64 = rows.x_MK[rows.wide_M].double()
-        total = torch.zeros(x64.shape[0], w_KN.shape[1], dtype=torch.float64)
-        strip = torch.empty(min(STRIP, w_KN.shape[0]), w_KN.shape[1], dtype=torch.float64)
-        for k in range(0, w_KN.shape[0], STRIP):
-            part = w_KN[k : k + STRIP]
-            total.addmm_(x64[:, k : k + STRIP], strip[: part.shape[0]].copy_(part))
-        y_MN[rows.wide_M] = total.float()
+    if not bool(rows.wide_M.any()):
+        return rows.x_MK @ w_KN
+    y_MN = torch.empty(len(rows.x_MK), w_KN.shape[1])
+    if not bool(rows.wide_M.all()):
+        y_MN[~rows.wide_M] = rows.x_MK[~rows.wide_M] @ w_KN
+    x64 = rows.x_MK[rows.wide_M].double()
+    total = torch.zeros(x64.shape[0], w_KN.shape[1], dtype=torch.float64)
+    strip = torch.empty(min(STRIP, w_KN.shape[0]), w_KN.shape[1], dtype=torch.float64)
+    for k in range(0, w_KN.shape[0], STRIP):
+        part = w_KN[k : k + STRIP]
+        total.addmm_(x64[:, k : k + STRIP], strip[: part.shape[0]].copy_(part))
+    y_MN[rows.wide_M] = total.float()
     return y_MN

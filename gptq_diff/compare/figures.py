@@ -12,12 +12,12 @@ import torch
 
 from gptq_diff.compare import refine
 from gptq_diff.compare.columns import column_shares
-from gptq_diff.compare.exact_answer import Rows, exact_product
+from gptq_diff.compare.exact_answer import Rows
+from gptq_diff.compare.weight import Weight
 from gptq_diff.numerics import floors
 from gptq_diff.numerics.partial_sums import row_norm2
 
 if TYPE_CHECKING:
-    from gptq_diff.checkpoint.packed import PackedLinear
     from gptq_diff.records import LayerSpec
 
 FACTOR = 3.0
@@ -26,21 +26,6 @@ LARGEST_HALF = 65520.0
 """Values of at least this size round to infinity in float16."""
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Weight:
-    """The layer's exact weight, float32 [K, N], and the columns that its own NaN or infinite scales spoil.
-
-    loaded_bad_N: the same for the checkpoint that the backends loaded, which may be a damaged copy.
-    linear: the packed weight that the exact one comes from, for the sums before the scale; None where it is not known.
-    """
-
-    spec: LayerSpec
-    w_KN: torch.Tensor
-    bad_N: torch.Tensor
-    loaded_bad_N: torch.Tensor
-    linear: PackedLinear | None = None
 
 
 @dataclass(frozen=True)
@@ -75,10 +60,7 @@ def row_figures(weight: Weight, rows: Rows, y_MN: torch.Tensor, spans: Spans) ->
     """Judge all rows at once. y_MN: float32, what the backends gave; it is overwritten."""
     spoiled_N = weight.bad_N | weight.loaded_bad_N
     any_spoiled = bool(spoiled_N.any())
-    clean_KN = weight.w_KN
-    if bool(weight.bad_N.any()):
-        clean_KN = torch.where(weight.bad_N, 0.0, clean_KN)
-    exact_MN = exact_product(rows, clean_KN)
+    exact_MN, norm2_K = weight.exact(rows)
     y_absmax = y_MN.abs().amax(dim=1)
     overflow = too_large = spoiled = torch.zeros(len(y_MN), dtype=torch.int64)
     if not bool(torch.isfinite(y_absmax).all()):
@@ -94,12 +76,10 @@ def row_figures(weight: Weight, rows: Rows, y_MN: torch.Tensor, spans: Spans) ->
     if any_spoiled:
         error_MN[:, spoiled_N] = 0.0
     error2, exact2 = row_norm2(error_MN), row_norm2(exact_MN)
-    energy = rows.x_MK.double().square_() @ row_norm2(clean_KN)
+    energy = rows.x_MK.double().square_() @ norm2_K
     floor2 = _floor2(weight.spec, energy, exact2, spans)
-    floor2 = _refine(weight, clean_KN, rows, error2, floor2, spans)
-    by_column = column_shares(
-        weight.spec, rows.x_MK, clean_KN, error_MN, exact_MN, energy, weight.linear, spans, FACTOR
-    )
+    floor2 = _refine(weight, rows, error2, floor2, spans)
+    by_column = column_shares(weight, rows.x_MK, error_MN, exact_MN, energy, spans, FACTOR)
     return _as_numpy(
         rows.finite_M, by_column, error2=error2, exact2=exact2, floor2=floor2, max_abs=error_MN.abs_().amax(dim=1),
         exact_absmax=exact_MN.abs_().amax(dim=1), x_absmax=rows.x_MK.abs().amax(dim=1), y_absmax=y_absmax,
@@ -127,9 +107,7 @@ def _floor2(spec: LayerSpec, energy: torch.Tensor, exact2: torch.Tensor, spans: 
     return floor2
 
 
-def _refine(
-    weight: Weight, w_KN: torch.Tensor, rows: Rows, error2: torch.Tensor, floor2: torch.Tensor, spans: Spans
-) -> torch.Tensor:
+def _refine(weight: Weight, rows: Rows, error2: torch.Tensor, floor2: torch.Tensor, spans: Spans) -> torch.Tensor:
     """Where the closed form does not explain a row, ask for the sharper figure of that row's own partial sums."""
     suspect = (error2 > (refine.SUSPECT * FACTOR) ** 2 * floor2) & rows.finite_M
     if not bool(suspect.any()):
@@ -140,6 +118,7 @@ def _refine(
         by_path.setdefault(path, []).extend(found)
     for path, indices in by_path.items():
         if indices:
+            w_KN = weight.clean_KN
             sharper = refine.rounding(path, rows.x_MK[indices], w_KN, weight.linear, torch.arange(w_KN.shape[1]))
             if sharper is not None:
                 floor2[indices] = torch.maximum(floor2[indices], sharper.by_row(w_KN))

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 
 from gptq_diff.compare.exact_answer import stack_inputs
-from gptq_diff.compare.figures import FACTOR, Floats, RowFigures, Weight, row_figures
+from gptq_diff.compare.figures import FACTOR, Floats, RowFigures, row_figures
 from gptq_diff.compare.rows import Figures
+from gptq_diff.compare.weight import Weight
 from gptq_diff.numerics.partial_sums import row_norm2
 from gptq_diff.records import Judgement
 
@@ -73,7 +74,7 @@ def judge_layer(weight: Weight, calls: Sequence[CapturedCall], rows_of: list[Fig
     """
     if not calls:
         return []
-    calls = [placed(call, weight.w_KN.shape[0]) for call in calls]
+    calls = [placed(call, weight.spec.in_features) for call in calls]
     starts = np.cumsum([0] + [c.x_MK.shape[0] for c in calls])
     spans = [(c.path, slice(int(a), int(b))) for c, a, b in zip(calls, starts, starts[1:])]
     rows = stack_inputs([c.x_MK for c in calls])

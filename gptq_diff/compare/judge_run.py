@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Callable
 import torch
 
 from gptq_diff.capture.run_dir import RunDir
-from gptq_diff.checkpoint.dequant import dequantise
 from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.judge import CapturedCall, Weight, judge_layer
 from gptq_diff.compare.quantisation import quantisation_errors
@@ -29,14 +28,14 @@ Key = tuple[str, str]
 def layer_weight(spec: LayerSpec, judge: Checkpoint, loaded: Checkpoint, out: torch.Tensor | None = None) -> Weight:
     """The exact weight from the judging checkpoint, and the columns that non-finite scales spoil in either.
 
-    out: float32 memory for the weight, used again for the next layer, whose page faults would cost more than the work.
+    out: float32 memory for the weight, used again for the next layer.
     """
     linear = judge.packed(spec.name)
     bad_N = ~torch.isfinite(linear.scales.float()).all(dim=0)
     loaded_bad_N = bad_N
     if loaded is not judge:
         loaded_bad_N = ~torch.isfinite(loaded.packed(spec.name).scales.float()).all(dim=0)
-    return Weight(spec, dequantise(linear, torch.float32, out=out), bad_N, loaded_bad_N, linear)
+    return Weight(spec, None, bad_N, loaded_bad_N, linear, out)
 
 
 def judge_captures(

@@ -7,6 +7,7 @@ import torch
 from gptq_diff.checkpoint.dequant import dequantise
 from gptq_diff.checkpoint.packed import PackedLinear
 from gptq_diff.kernels.base import Kernel, Product
+from gptq_diff.kernels.tiled import TiledWeight, can_tile, product
 from gptq_diff.kernels.weight_store import WeightStore
 from gptq_diff.records import LayerSpec, Support
 
@@ -35,6 +36,8 @@ class ExactKernel(Kernel):
 
     def multiply(self, x_MK: torch.Tensor, linear: PackedLinear) -> Product:
         """float32 [M, N] on the device of x; x is widened first, exactly."""
+        if x_MK.device.type == "cpu" and can_tile(linear):
+            return Product(product(x_MK, TiledWeight.of(linear)), "exact")
         if x_MK.device.type == "cpu":
             return Product(x_MK.to(torch.float32) @ self._weight(linear), "exact")
         return Product(wide_product(x_MK, self._weight(linear.to(x_MK.device))), "exact")

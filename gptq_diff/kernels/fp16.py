@@ -8,6 +8,7 @@ from gptq_diff.checkpoint.dequant import dequantise
 from gptq_diff.checkpoint.packed import PackedLinear
 from gptq_diff.kernels.base import Kernel, Product
 from gptq_diff.kernels.precision import full_precision
+from gptq_diff.kernels.tiled import TiledWeight, can_tile, product
 from gptq_diff.kernels.weight_store import DEFAULT_BUDGET, WeightStore
 from gptq_diff.records import LayerSpec, Support
 
@@ -28,6 +29,9 @@ class Fp16Kernel(Kernel):
     def multiply(self, x_MK: torch.Tensor, linear: PackedLinear) -> Product:
         """float16 [M, N] on the device of x; the weight is held as [N, K], the layout `linear` is fast for."""
         device = x_MK.device
+        if device.type == "cpu" and can_tile(linear):
+            y_MN = product(x_MK.to(torch.float16), TiledWeight.of(linear), half_weight=True)
+            return Product(y_MN.to(torch.float16), "fp16")
         w_NK = self._weights.get(
             f"{linear.spec.name} on {device}",
             lambda: dequantise(linear.to(device), torch.float32).t().to(torch.float16).contiguous(),

@@ -30,14 +30,14 @@ class Nearest:
 
 
 def nearest(
-    value: float, x_MK: torch.Tensor, w_KN: torch.Tensor, row: int, column: int, rows_T: torch.Tensor,
+    value: float, x_MK: torch.Tensor, w_T: torch.Tensor, row: int, column: int, rows_T: torch.Tensor,
     order_K: torch.Tensor | None,
 ) -> Nearest | None:  # fmt: skip
-    """The record of a sum over the rows rows_T of K; None where it is zero."""
+    """The record of a sum over the rows rows_T of K, whose weights in that column are w_T; None where it is zero."""
     bits = bits_left(value)
     if bits is None:
         return None
-    x_T, w_T = x_MK[row, rows_T].double(), w_KN[rows_T, column].double()
+    x_T, w_T = x_MK[row, rows_T].double(), w_T.double()
     at = int((x_T * w_T * (1.0 if value > 0 else -1.0)).argmax())
     channel = int(rows_T[at])
     if order_K is not None:

@@ -7,6 +7,7 @@ import torch
 from gptq_diff.diagnose.headroom.arithmetics import ACCUMULATOR, BLOCK, RESULT
 from gptq_diff.diagnose.headroom.nearest import Nearest, nearest
 from gptq_diff.diagnose.headroom.share import Share
+from gptq_diff.diagnose.headroom.tiled_sums import can_watch, tiled_sums
 from gptq_diff.kernels.fastpath import CHAINS
 from gptq_diff.kernels.fastpath.chains import BLOCK_ROWS
 from gptq_diff.kernels.hgemm_model import STEP
@@ -22,6 +23,8 @@ def scaled_sums(x_MK: torch.Tensor, share: Share, wanted: tuple[str, ...]) -> di
     x_MK: float16, finite. Products of the exact weight, no rounding to half in between.
     """
     names, x_MK = tuple(name for name in NAMES if name in wanted), x_MK.float()
+    if share.tiled is not None and can_watch(share, names):
+        return tiled_sums(x_MK, share, names)
     if share.order_K is None or BLOCK not in names:
         return _largest(x_MK, share.w_KN, names, share.bits, None)
     found = _largest(x_MK, share.w_KN, tuple(name for name in names if name != BLOCK), share.bits, None)
@@ -43,7 +46,7 @@ def _largest(
             places[span] = divmod(int(sums_MN.abs().argmax()), sums_MN.shape[1])
         row, column = places[span]
         value = float(x_MK[row, rows].double() @ w_KN[rows, column].double())
-        found[name] = nearest(value, x_MK, w_KN, row, column, rows, order_K)
+        found[name] = nearest(value, x_MK, w_KN[rows, column], row, column, rows, order_K)
     return found
 
 

@@ -18,18 +18,27 @@ def chain_sums(x_MK: torch.Tensor, share: Share) -> Nearest | None:
 
     x_MK: float16, finite. Sums without the rounding of each step, which moves them by a thousandth.
     """
-    codes_KN = share.codes_KN
-    if share.order_K is not None:
-        x_MK, codes_KN = x_MK[:, share.order_K], codes_KN[share.order_K]
-    lane = largest_chain_sum(x_MK.contiguous().numpy(), codes_KN.numpy(), share.bits)
+    order_K = share.order_K
+    if order_K is not None:
+        x_MK = x_MK[:, order_K]
+
+    def code_rows(first: int, last: int) -> torch.Tensor:
+        return share.code_rows(first, last) if order_K is None else share.codes_KN[order_K[first:last]]
+
+    lane = largest_chain_sum(
+        x_MK.contiguous().numpy(), lambda first, last: code_rows(first, last).numpy(), share.largest_code, share.bits
+    )
     found = None
     if lane is not None:
-        rows = torch.tensor(lane.rows)
-        found = nearest(lane.value, x_MK, codes_KN, lane.row, lane.column, rows, share.order_K)
+        rows, word = torch.tensor(lane.rows), CHAINS[share.bits].word
+        first = lane.k // word * word
+        codes_T = code_rows(first, first + word)[rows - first, lane.column]
+        found = nearest(lane.value, x_MK, codes_T, lane.row, lane.column, rows, order_K)
     if share.bits in PAIRED:
-        word = _largest_word(x_MK.float(), codes_KN.float(), CHAINS[share.bits].word, share.order_K)
-        if word is not None and (found is None or word.bits < found.bits):
-            return word
+        codes_KN = share.codes_KN if order_K is None else share.codes_KN[order_K]
+        paired = _largest_word(x_MK.float(), codes_KN.float(), CHAINS[share.bits].word, share.order_K)
+        if paired is not None and (found is None or paired.bits < found.bits):
+            return paired
     return found
 
 
@@ -52,4 +61,4 @@ def _largest_of(
     sums_MN: torch.Tensor, x_MK: torch.Tensor, codes_KN: torch.Tensor, rows: torch.Tensor, order_K: torch.Tensor | None
 ) -> Nearest | None:
     row, column = divmod(int(sums_MN.abs().argmax()), sums_MN.shape[1])
-    return nearest(float(sums_MN[row, column]), x_MK, codes_KN, row, column, rows, order_K)
+    return nearest(float(sums_MN[row, column]), x_MK, codes_KN[rows, column], row, column, rows, order_K)

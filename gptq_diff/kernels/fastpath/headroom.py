@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -35,25 +35,31 @@ class LaneSum:
 
 def largest_lane_sum(x_MK: Float16, weight: PreparedWeight) -> LaneSum | None:
     """`largest_chain_sum` for a weight that was brought into strips before."""
-    return largest_chain_sum(x_MK, unstripped_codes(weight), weight.bits)
+    codes_KN = unstripped_codes(weight)
+    largest_code = max(int(codes_KN.max(initial=0)), -int(codes_KN.min(initial=0)))
+    return largest_chain_sum(x_MK, lambda first, last: codes_KN[first:last], largest_code, weight.bits)
 
 
-def largest_chain_sum(x_MK: Float16, codes_KN: npt.NDArray[Any], bits: int) -> LaneSum | None:
+CodeRows = Callable[[int, int], npt.NDArray[Any]]
+"""Gives code - zero of the rows of K from the first number to before the second, [rows, N] integers."""
+
+
+def largest_chain_sum(x_MK: Float16, code_rows: CodeRows, largest_code: int, bits: int) -> LaneSum | None:
     """The largest partial lane sum of that multiplication; None when x has no finite row.
 
-    codes_KN: integers, code - zero, rows in the kernel's order like the columns of x; K a multiple of the word.
+    code_rows: asked for one word at a time, rows in the kernel's order like the columns of x; K a multiple of the word.
+    largest_code: no code - zero is of larger magnitude.
     Rows of x with NaN or infinities are left out. Words are taken in the order of sum|x| * max|code|, an upper bound
     of their sums, until none that is left can pass the largest sum found. Sums are exact in float64.
     """
     chain = CHAINS[bits]
     lanes, stride = (2, 2) if chain.lane else (1, 1)
     finite_M = np.flatnonzero(np.isfinite(x_MK).all(axis=1))
-    in_features, columns = codes_KN.shape
+    in_features = x_MK.shape[1]
     words = in_features // chain.word
     # one row a lane: [finite M * words * lanes, products]
     x = x_MK[finite_M].astype(np.float64).reshape(len(finite_M), words, chain.word // stride, lanes).swapaxes(2, 3)
     x = x.reshape(-1, chain.word // stride)
-    largest_code = max(int(codes_KN.max(initial=0)), -int(codes_KN.min(initial=0)))
     bounds = np.abs(x).sum(axis=1) * largest_code
     order = np.argsort(-bounds)
     best: LaneSum | None = None
@@ -65,8 +71,8 @@ def largest_chain_sum(x_MK: Float16, codes_KN: npt.NDArray[Any], bits: int) -> L
             m, word, lane = index // (words * lanes), index // lanes % words, index % lanes
             k = word * chain.word
             rows = range(k + lane, k + chain.word, stride)
-            sums: Float64 = np.cumsum(x[index][:, None] * codes_KN[rows.start : rows.stop : stride], axis=0)
-            step, column = divmod(int(np.abs(sums).argmax()), columns)
+            sums: Float64 = np.cumsum(x[index][:, None] * code_rows(k, k + chain.word)[lane::stride], axis=0)
+            step, column = divmod(int(np.abs(sums).argmax()), sums.shape[1])
             if best is None or abs(sums[step, column]) > abs(best.value):
                 value = float(sums[step, column])
                 best = LaneSum(value, int(finite_M[m]), column, k, tuple(rows[: step + 1]))

@@ -11,6 +11,7 @@ import torch
 
 from gptq_diff.checkpoint.dequant import dequantise
 from gptq_diff.diagnose.headroom import arithmetics_of, bits_left, every_arithmetic, measure, share_of
+from gptq_diff.kernels.tiled import products
 from tests.kernels.fast_path_cases import draw
 
 WORD = {2: 16, 3: 32, 4: 8, 8: 8}
@@ -53,6 +54,14 @@ def every_sum(x, codes, weights, order, bits):
     return found
 
 
+@pytest.fixture(params=["whole", "tiled"])
+def unpacked(request, monkeypatch):
+    """Linears are held whole, as small ones are, or taken tile by tile, as large ones are."""
+    if request.param == "tiled":
+        monkeypatch.setattr(products, "LARGE", 1)
+
+
+@pytest.mark.usefixtures("unpacked")
 @pytest.mark.parametrize("desc_act", [False, True])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("regime", ["ordinary", "overflow", "wild"])
@@ -81,6 +90,7 @@ def test_nothing_larger_was_missed(bits, regime, desc_act):
         assert sign * near.activation * near.weight == pytest.approx(max(sign * p for p in products.values()), rel=1e-6)
 
 
+@pytest.mark.usefixtures("unpacked")
 def test_long_rows_first_loses_none():
     """Of more rows than are taken together, whichever order they come in, the largest sum is the same."""
     case = draw(np.random.default_rng(0), 4, 64, "ordinary", m=150, k=128, n=16)
@@ -94,6 +104,7 @@ def test_long_rows_first_loses_none():
         assert one_by_one[int(rows[near.row])][name].bits == pytest.approx(near.bits, abs=1e-5)
 
 
+@pytest.mark.usefixtures("unpacked")
 def test_rows_that_are_not_finite_are_left_out():
     """NaN, infinities and what float16 makes infinite have no headroom; rows keep their numbers."""
     case = draw(np.random.default_rng(0), 4, 64, "ordinary", m=4, k=128, n=8)
@@ -106,6 +117,7 @@ def test_rows_that_are_not_finite_are_left_out():
     assert measure(torch.zeros(2, 128), share, ("lane", "accumulator", "unscaled-sum", "result")) == {}
 
 
+@pytest.mark.usefixtures("unpacked")
 def test_a_share_of_the_rows_is_a_linear_of_its_own():
     """A rank's rows of W give what a checkpoint of those rows alone gives."""
     case = draw(np.random.default_rng(3), 4, 64, "ordinary", m=2, k=256, n=8)
@@ -117,6 +129,7 @@ def test_a_share_of_the_rows_is_a_linear_of_its_own():
     assert measure(x_MK, share_of(case.linear()).rows(128, 128), names) == measure(x_MK, share_of(part.linear()), names)
 
 
+@pytest.mark.usefixtures("unpacked")
 def test_columns_with_broken_scales_are_left_out():
     """A NaN scale is no overflow: the other columns are told."""
     case = draw(np.random.default_rng(4), 4, 64, "ordinary", m=2, k=128, n=8)
