@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 if TYPE_CHECKING:
     import torch
@@ -38,11 +38,15 @@ class PackedLinear:
 
     def to(self, device: torch.device | str) -> PackedLinear:
         """The same linear with its tensors on another device."""
+        return self.moved(lambda tensor: tensor.to(device))
+
+    def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> PackedLinear:
+        """The same linear with every tensor as `move` gives it."""
         return replace(
             self,
-            qweight=self.qweight.to(device),
-            qzeros=self.qzeros.to(device),
-            scales=self.scales.to(device),
-            g_idx=None if self.g_idx is None else self.g_idx.to(device),
-            bias=None if self.bias is None else self.bias.to(device),
+            qweight=move(self.qweight),
+            qzeros=move(self.qzeros),
+            scales=move(self.scales),
+            g_idx=None if self.g_idx is None else move(self.g_idx),
+            bias=None if self.bias is None else move(self.bias),
         )

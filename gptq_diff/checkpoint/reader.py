@@ -37,6 +37,7 @@ class Checkpoint:
     layers: every quantised linear, in natural order.
     skipped: quantised linears that are left out, each with its reason.
     trust_remote_code: what the user allowed; the reader itself never runs a checkpoint's code, engines ask here.
+    work_device: where this process computes with its linears when it judges them; the CPU unless somebody sets it.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Checkpoint:
         self.config = config
         self.quantisation = quantisation
         self.trust_remote_code = trust_remote_code
+        self.work_device = torch.device("cpu")
         self.layers, self.skipped = list_layers(tensors, quantisation)
         self._tensors = tensors
         self._specs = {spec.name: spec for spec in self.layers}

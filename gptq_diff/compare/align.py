@@ -51,6 +51,10 @@ class Captured:
         self.seconds = 0.0
         self.rows = RowsSoFar()
 
+    def has_calls(self, layer: str) -> bool:
+        """Whether there is any whose tensors were kept."""
+        return any(self.reader.has(place.step, place.stored, "out") for place in self.places.get(layer, []))
+
     def calls(self, layer: str) -> list[CapturedCall]:
         """Every call of that layer whose tensors were kept, oldest first."""
         places = [place for place in self.places.get(layer, []) if self.reader.has(place.step, place.stored, "out")]

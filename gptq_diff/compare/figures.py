@@ -62,7 +62,7 @@ def row_figures(weight: Weight, rows: Rows, y_MN: torch.Tensor, spans: Spans) ->
     any_spoiled = bool(spoiled_N.any())
     exact_MN, norm2_K = weight.exact(rows)
     y_absmax = y_MN.abs().amax(dim=1)
-    overflow = too_large = spoiled = torch.zeros(len(y_MN), dtype=torch.int64)
+    overflow = too_large = spoiled = torch.zeros(len(y_MN), dtype=torch.int64, device=y_MN.device)
     if not bool(torch.isfinite(y_absmax).all()):
         wrong_MN = ~torch.isfinite(y_MN)
         y_absmax = torch.where(wrong_MN, 0.0, y_MN).abs_().amax(dim=1)
@@ -88,9 +88,10 @@ def row_figures(weight: Weight, rows: Rows, y_MN: torch.Tensor, spans: Spans) ->
 
 
 def _as_numpy(finite_M: torch.Tensor, by_column: list[float], **figures: torch.Tensor) -> RowFigures:
-    finite = finite_M.numpy()
+    finite = finite_M.cpu().numpy()
     arrays: dict[str, npt.NDArray[Any]] = {
-        name: np.where(finite, (f.double() if f.is_floating_point() else f).numpy(), 0) for name, f in figures.items()
+        name: np.where(finite, (f.double() if f.is_floating_point() else f).cpu().numpy(), 0)
+        for name, f in figures.items()
     }
     return RowFigures(finite=finite, column_shares=np.array(by_column), **arrays)
 
@@ -119,7 +120,8 @@ def _refine(weight: Weight, rows: Rows, error2: torch.Tensor, floor2: torch.Tens
     for path, indices in by_path.items():
         if indices:
             w_KN = weight.clean_KN
-            sharper = refine.rounding(path, rows.x_MK[indices], w_KN, weight.linear, torch.arange(w_KN.shape[1]))
+            every = torch.arange(w_KN.shape[1], device=w_KN.device)
+            sharper = refine.rounding(path, rows.x_MK[indices], w_KN, weight.linear, every)
             if sharper is not None:
                 floor2[indices] = torch.maximum(floor2[indices], sharper.by_row(w_KN))
     return floor2

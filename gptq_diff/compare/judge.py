@@ -77,8 +77,8 @@ def judge_layer(weight: Weight, calls: Sequence[CapturedCall], rows_of: list[Fig
     calls = [placed(call, weight.spec.in_features) for call in calls]
     starts = np.cumsum([0] + [c.x_MK.shape[0] for c in calls])
     spans = [(c.path, slice(int(a), int(b))) for c, a, b in zip(calls, starts, starts[1:])]
-    rows = stack_inputs([c.x_MK for c in calls])
-    y_MN = torch.cat([c.y_MN.to(torch.float32) for c in calls])
+    rows = stack_inputs([c.x_MK.to(weight.device) for c in calls])
+    y_MN = torch.cat([c.y_MN.to(weight.device).to(torch.float32) for c in calls])
     figures = row_figures(weight, rows, y_MN, spans)
     if rows_of is not None:
         rows_of.extend(np.split(_single_rows(figures), starts[1:-1]))
@@ -186,10 +186,10 @@ def inherited(
         x_MK = torch.cat([calls[i].x_MK.to(torch.float32) for i in open_])
         reference_MK = torch.cat([calls[i].reference_x.to(torch.float32) for i in open_])  # type: ignore[union-attr]
         first = np.cumsum([0] + [calls[i].x_MK.shape[0] for i in open_])[:-1]
-        gap2, size2 = (np.add.reduceat(row_norm2(t).numpy(), first) for t in (x_MK - reference_MK, reference_MK))
+        gap2, size2 = (np.add.reduceat(row_norm2(t).cpu().numpy(), first) for t in (x_MK - reference_MK, reference_MK))
         for i, g2, s2 in zip(open_, gap2.tolist(), size2.tolist()):
             found[i] = finite_ratio(g2**0.5, s2**0.5)
-    whole = np.logical_and.reduceat(finite_M.numpy(), starts[:-1])
+    whole = np.logical_and.reduceat(finite_M.cpu().numpy(), starts[:-1])
     return [value if ok else None for value, ok in zip(found, whole.tolist())]
 
 

@@ -10,6 +10,7 @@ import torch
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.judge import CapturedCall, Weight, judge_layer
+from gptq_diff.compare.place import linears_on
 from gptq_diff.compare.quantisation import quantisation_errors
 from gptq_diff.compare.rows import CallRows, Figures
 from gptq_diff.compare.steps_after import judge_step
@@ -19,6 +20,7 @@ from gptq_diff.records import ORIGINAL, Judgement, LayerSpec
 from gptq_diff.rows_file import read_rows, rows_file, write_rows
 
 if TYPE_CHECKING:
+    from gptq_diff.checkpoint.packed import PackedLinear
     from gptq_diff.checkpoint.reader import Checkpoint
 
 Key = tuple[str, str]
@@ -30,40 +32,62 @@ def layer_weight(spec: LayerSpec, judge: Checkpoint, loaded: Checkpoint, out: to
 
     out: float32 memory for the weight, used again for the next layer.
     """
-    linear = judge.packed(spec.name)
+    return weight_of(judge.packed(spec.name), None if loaded is judge else loaded, out)
+
+
+def weight_of(linear: PackedLinear, loaded: Checkpoint | None, out: torch.Tensor | None = None) -> Weight:
+    """`layer_weight` of a linear that may lie on a GPU; loaded: None where the backends loaded the same checkpoint."""
+    spec = linear.spec
     bad_N = ~torch.isfinite(linear.scales.float()).all(dim=0)
     loaded_bad_N = bad_N
-    if loaded is not judge:
-        loaded_bad_N = ~torch.isfinite(loaded.packed(spec.name).scales.float()).all(dim=0)
+    if loaded is not None:
+        loaded_bad_N = ~torch.isfinite(loaded.packed(spec.name).scales.float()).all(dim=0).to(bad_N.device)
     return Weight(spec, None, bad_N, loaded_bad_N, linear, out)
 
 
 def judge_captures(
     captures: dict[Key, Captured], judge: Checkpoint, loaded: Checkpoint, progress: Callable[[int, int], None]
 ) -> dict[Key, list[Judgement]]:
-    """Judgements of every kept call, by capture, in order of execution.
+    """Judgements of every kept call, by capture, in order of execution; computed on judge.work_device.
 
-    What each took is added to its `seconds`, the figures of single rows to its `rows`.
+    What each took is added to its `seconds`, the figures of single rows to its `rows`. Where a GPU's memory does not
+    suffice for a linear, that one is judged on the CPU.
     """
+    device = judge.work_device
     judged: dict[Key, list[Judgement]] = {key: [] for key in captures}
-    memory = torch.empty(max((s.in_features * s.out_features for s in judge.layers), default=0), dtype=torch.float32)
-    for done, spec in enumerate(judge.layers):
-        started = time.perf_counter()
+    largest = max((s.in_features * s.out_features for s in judge.layers), default=0)
+    memory = torch.empty(largest, dtype=torch.float32, device=device)
+    there = [spec for spec in judge.layers if any(captured.has_calls(spec.name) for captured in captures.values())]
+    started = time.perf_counter()
+    for done, (spec, linear) in enumerate(linears_on(device, judge, there)):
         calls = [(key, call) for key, captured in captures.items() for call in captured.calls(spec.name)]
         if calls:
-            weight = layer_weight(spec, judge, loaded, memory)
             single: list[Figures] = []
-            found = judge_calls(weight, [call for _, call in calls], single)
+            found = _judged_there(linear, judge, loaded, memory, [call for _, call in calls], single)
             rows_of = iter(single)
             for (key, call), judgement in zip(calls, found):
                 judged[key].append(judgement)
                 if _is_product(call):
                     captures[key].rows.add(CallRows(spec.name, call.step, call.index, next(rows_of)), call.part)
-            _share_out(time.perf_counter() - started, [(captures[key], call.x_MK.shape[0]) for key, call in calls])
-        progress(done + 1, len(judge.layers))
+            before, started = started, time.perf_counter()
+            _share_out(started - before, [(captures[key], call.x_MK.shape[0]) for key, call in calls])
+        progress(done + 1, len(there))
     for rows in judged.values():
         rows.sort(key=lambda j: (j.step, j.index))  # stable: a layer's ranks, then what follows them
     return judged
+
+
+def _judged_there(
+    linear: PackedLinear, judge: Checkpoint, loaded: Checkpoint, memory: torch.Tensor, calls: list[CapturedCall],
+    single: list[Figures],
+) -> list[Judgement]:  # fmt: skip
+    """`judge_calls` where the linear lies, or on the CPU where that runs out of memory."""
+    other = None if loaded is judge else loaded
+    try:
+        return judge_calls(weight_of(linear, other, memory), calls, single)
+    except torch.cuda.OutOfMemoryError:
+        single.clear()
+        return judge_calls(weight_of(judge.packed(linear.spec.name), other), calls, single)
 
 
 def judge_calls(weight: Weight, calls: list[CapturedCall], rows_of: list[Figures] | None = None) -> list[Judgement]:
@@ -76,11 +100,18 @@ def judge_calls(weight: Weight, calls: list[CapturedCall], rows_of: list[Figures
     found = []
     for call in calls:
         if call.path in STEPS_AFTER:
-            bias_N = None if weight.linear is None else weight.linear.bias
+            bias_N = _bias_of(weight)
             found.append(judge_step(weight.spec.name, call, bias_N))
         else:
             found.append(next(of_original if call.path == ORIGINAL else of_product))
     return found
+
+
+def _bias_of(weight: Weight) -> torch.Tensor | None:
+    """The checkpoint's, on the CPU, where steps after a product are judged."""
+    if weight.linear is None or weight.linear.bias is None:
+        return None
+    return weight.linear.bias.cpu()
 
 
 def _is_product(call: CapturedCall) -> bool:

@@ -24,14 +24,15 @@ def quantisation_errors(weight: Weight, calls: Sequence[CapturedCall]) -> list[J
     """
     if not calls:
         return []
-    rows = stack_inputs([call.x_MK for call in calls])
-    quantised_MN = exact_product(rows, weight.w_KN)
+    rows = stack_inputs([call.x_MK.to(weight.device) for call in calls])
+    quantised_MN = exact_product(rows, weight.w_KN).cpu()
     starts = np.cumsum([0] + [call.x_MK.shape[0] for call in calls])
-    gaps = inherited(calls, rows.finite_M, starts)
+    finite_M = rows.finite_M.cpu()
+    gaps = inherited(calls, finite_M, starts)
     found = []
     for call, gap, first, last in zip(calls, gaps, starts.tolist(), starts[1:].tolist()):
         part = slice(first, last)
-        found.append(_figures(weight.spec.name, call, quantised_MN[part], rows.finite_M[part], gap))
+        found.append(_figures(weight.spec.name, call, quantised_MN[part], finite_M[part], gap))
     return found
 
 

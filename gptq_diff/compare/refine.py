@@ -51,15 +51,15 @@ def fast_path_rounding(
         return None
     codes_KC, scales_GC, x_MK = unscaled_codes(linear)[:, columns], linear.scales[:, columns], x_MK.to(torch.float16)
     if linear.g_idx is not None:  # the kernel's own order of rows is by group
-        if not torch.equal(torch.bincount(linear.g_idx), torch.full((spec.groups,), spec.group_size)):
+        if not bool((torch.bincount(linear.g_idx, minlength=spec.groups) == spec.group_size).all()):
             return None
         order_K = torch.argsort(linear.g_idx, stable=True)
         codes_KC, w_KC, x_MK = codes_KC[order_K], w_KC[order_K], x_MK[:, order_K]
     half_GC = torch.nan_to_num(scales_GC.to(torch.float16), 0.0, 0.0, 0.0)
     group_size = min(spec.group_size, spec.in_features)
-    x, codes, scales = (t.contiguous().numpy() for t in (x_MK, codes_KC, half_GC))
+    x, codes, scales = (t.contiguous().cpu().numpy() for t in (x_MK, codes_KC, half_GC))  # the simulator's place
     _, rms_MC = fast_path_spread(x, codes, scales, group_size, spec.bits, "random")
-    rms = torch.from_numpy(rms_MC)
+    rms = torch.from_numpy(rms_MC).to(x_MK.device)
     variance = torch.where(torch.isfinite(rms), rms, 0.0).double().square()
     variance += running_sums2(x_MK.float(), w_KC, BLOCK_K, measure=half_variance)
     return Rounding(torch.zeros_like(variance), variance)
@@ -71,6 +71,6 @@ def int4pack_rounding(x_MK: torch.Tensor, w_KC: torch.Tensor, linear: PackedLine
     zeros_GN = unpack_zeros(linear.qzeros, spec.bits, spec.out_features, spec.format)
     offset_GC = ((8.0 - zeros_GN.float()) * linear.scales.float())[:, columns]
     lost_GC = torch.nan_to_num(offset_GC.to(torch.float16).float() - offset_GC, 0.0, 0.0, 0.0)
-    x_MG = torch.zeros(len(x_MK), spec.groups).index_add_(1, group_of_row(linear), x_MK)
+    x_MG = x_MK.new_zeros(len(x_MK), spec.groups).index_add_(1, group_of_row(linear), x_MK)
     variance = SINGLE_RMS**2 * MMA_K * running_sums2(x_MK, w_KC) + half_variance(x_MK @ w_KC)
     return Rounding((x_MG @ lost_GC).double().square_(), variance)

@@ -35,6 +35,11 @@ class Weight:
     linear: PackedLinear | None = None
     memory: torch.Tensor | None = field(default=None, repr=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its calls are judged."""
+        return self.bad_N.device
+
     @cached_property
     def w_KN(self) -> torch.Tensor:  # noqa: N802  shapes are part of the names here
         """float32 [K, N], the whole of it."""

@@ -76,10 +76,11 @@ def running_sums2(
     measure: Callable[[torch.Tensor], torch.Tensor] = square,
 ) -> torch.Tensor:  # fmt: skip
     """float64 [M, N]: sum over blocks of K, in ascending order, of the running sum's measure (square) after each."""
-    squares = torch.zeros(x_MK.shape[0], w_KN.shape[1], dtype=torch.float64)
-    for first in range(0, w_KN.shape[1], STRIP):
-        columns = slice(first, first + STRIP)
-        running = torch.zeros(x_MK.shape[0], w_KN[:, columns].shape[1], dtype=torch.float32)
+    squares = x_MK.new_zeros(x_MK.shape[0], w_KN.shape[1], dtype=torch.float64)
+    strip = STRIP if x_MK.device.type == "cpu" else max(w_KN.shape[1], 1)  # on a GPU launches cost more than memory
+    for first in range(0, w_KN.shape[1], strip):
+        columns = slice(first, first + strip)
+        running = x_MK.new_zeros(x_MK.shape[0], w_KN[:, columns].shape[1])
         for start in range(0, x_MK.shape[1], block):
             running += x_MK[:, start : start + block] @ w_KN[start : start + block, columns]
             squares[:, columns] += measure(running)
@@ -88,10 +89,10 @@ def running_sums2(
 
 def lane_sums2(x_MK: torch.Tensor, w_KN: torch.Tensor) -> torch.Tensor:
     """float64 [M, N]: squares of every partial sum that exllama v1 rounds (gptq_diff.numerics.floors.exllama_v1)."""
-    squares = torch.zeros(x_MK.shape[0], w_KN.shape[1], dtype=torch.float64)
+    squares = x_MK.new_zeros(x_MK.shape[0], w_KN.shape[1], dtype=torch.float64)
     out_MN = torch.zeros_like(squares)
     for first in range(0, x_MK.shape[1], V1_BLOCK):
-        lanes = torch.zeros(x_MK.shape[0], 2, w_KN.shape[1], dtype=torch.float64)
+        lanes = squares.new_zeros(x_MK.shape[0], 2, w_KN.shape[1])
         for start in range(first, min(first + V1_BLOCK, x_MK.shape[1]), 8):
             rows = slice(start, start + 8)
             products = (x_MK[:, rows, None] * w_KN[None, rows]).double()
@@ -111,7 +112,7 @@ def alike(w_KN: torch.Tensor) -> torch.Tensor:
     Told apart by their cosine with one random vector, to five digits.
     """
     generator = torch.Generator().manual_seed(0)
-    probe_K = torch.randn(w_KN.shape[0], generator=generator, dtype=torch.float64)
+    probe_K = torch.randn(w_KN.shape[0], generator=generator, dtype=torch.float64).to(w_KN.device)
     length_N = torch.linalg.vector_norm(w_KN, dim=0).double().clamp_min(1e-300)
     cosine_N = (probe_K.to(torch.float32) @ w_KN).double().abs() / length_N
     _, kind_N = torch.unique((cosine_N * 1e5).round(), return_inverse=True)
@@ -127,7 +128,7 @@ def expected2(variance_MN: torch.Tensor, alike_N: torch.Tensor) -> torch.Tensor:
     mean but once in ten million; for fewer the mean is raised so that it does there too (quantile of Wilson and
     Hilferty, PNAS 17, 1931: from n = 1 on, by up to 3.8).
     """
-    by_kind = torch.zeros(len(variance_MN), int(alike_N.max()) + 1, dtype=torch.float64)
+    by_kind = variance_MN.new_zeros(len(variance_MN), int(alike_N.max()) + 1, dtype=torch.float64)
     by_kind.index_add_(1, alike_N, variance_MN.double())
     total_M = by_kind.sum(dim=1)
     n_M = total_M.square() / by_kind.square().sum(dim=1).clamp_min(1e-300)
@@ -143,7 +144,7 @@ def own_rounding(path: str, x_MK: torch.Tensor, w_KN: torch.Tensor) -> Rounding 
     x_MK, w_KN: float32, finite. The exllama fast path has its own figure, from the simulator
     (gptq_diff.compare.refine).
     """
-    none = torch.zeros((), dtype=torch.float64).expand(x_MK.shape[0], w_KN.shape[1])
+    none = x_MK.new_zeros((), dtype=torch.float64).expand(x_MK.shape[0], w_KN.shape[1])
     if path == "exact":
         return Rounding(none, SINGLE_RMS**2 * MMA_K * running_sums2(x_MK, w_KN))
     if path in HALF_WEIGHTS:

@@ -8,6 +8,7 @@ from typing import Callable
 
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint, resolve_model
+from gptq_diff.compare.place import judging_device
 from gptq_diff.errors import CheckpointError, GptqDiffError, UsageError
 from gptq_diff.launch import Listener
 from gptq_diff.records import ModelInfo, Report
@@ -41,6 +42,7 @@ def compare_again(
         record = replace(record, allow_skip=record.allow_skip or allow_skip)
         loaded, judge = checkpoints_of(record, model, reference_model)
         if isinstance(loaded, Checkpoint) and isinstance(judge, Checkpoint):
+            judge.work_device = judging_device("", judge.layers)
             if judging:
                 record = _judged_again(run, record, judge, loaded, say)
                 record = judge_intervals(run, record, finished_captures(record, run), judge)

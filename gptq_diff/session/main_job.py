@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint
 from gptq_diff.compare.judge_run import Key
+from gptq_diff.compare.place import judging_device
 from gptq_diff.records import Report
 from gptq_diff.report.json_report import write_report
 from gptq_diff.report.renderings import write_renderings
@@ -43,6 +44,7 @@ def run_job(asked: Asked, run: RunDir, watcher: Watcher) -> Report:
         judge = model
         if asked.reference_model != asked.model:
             judge = open_checkpoint(asked.reference_model, trust_remote_code=asked.trust_remote_code)
+        judge.work_device = judging_device(asked.device, judge.layers)
         record = start_record(asked, model, judge)
         padding = None
         if asked.workarounds != OFF:
