@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 
@@ -12,14 +13,18 @@ import torch
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.judge_run import Key, open_captures
+from gptq_diff.compare.place import linears_on
 from gptq_diff.diagnose.headroom import Nearest, Share, arithmetics_of, every_arithmetic, measure, share_of
 from gptq_diff.records import ORIGINAL, Headroom, LayerSpec, swept_prompt
 from gptq_diff.session.asked import RunRecord
 from gptq_diff.session.headroom_file import headroom_file, read_headroom, write_headroom
 
 if TYPE_CHECKING:
+    from gptq_diff.checkpoint.packed import PackedLinear
     from gptq_diff.checkpoint.reader import Checkpoint
 
+AT_A_TIME = 3
+"""Linears that are worked on together where a GPU makes the sums; what each takes there is about 2 GB."""
 LARGE = 1 << 24
 """Weights of a linear from which on two at a time are too much."""
 
@@ -57,7 +62,12 @@ def measure_headroom(
     """
     captures = open_captures(run, _longest(keys) if record.sweep else list(keys), record.reference)
     found: dict[Key, dict[str, list[Headroom]]] = {key: {} for key in captures}
-    for layer in _each(judge.layers, lambda spec: _of_layer(spec, captures, record.reference, judge, loaded)):
+    by_layer: Iterable[_Layer]
+    if judge.work_device.type == "cpu":
+        by_layer = _each(judge.layers, lambda spec: _of_layer(spec, captures, record.reference, judge, loaded))
+    else:
+        by_layer = _each_there(judge, lambda one: _of_layer(one.spec, captures, record.reference, judge, loaded, one))
+    for layer in by_layer:
         for key, rows in layer.items():
             found[key].update(rows)
     for key, layers in found.items():
@@ -85,19 +95,34 @@ def _each(specs: Sequence[LayerSpec], measured: Callable[[LayerSpec], _Layer]) -
         torch.set_num_threads(threads)
 
 
+def _each_there(judge: Checkpoint, measured: Callable[[PackedLinear], _Layer]) -> Iterator[_Layer]:
+    """On a GPU: a few linears at a time, since half of the work is the CPU's; the next ones are on their way."""
+    waiting: deque[Future[_Layer]] = deque()
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        for _, linear in linears_on(judge.work_device, judge, judge.layers):
+            waiting.append(pool.submit(measured, linear))
+            if len(waiting) == AT_A_TIME:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def _of_layer(
-    spec: LayerSpec, captures: dict[Key, Captured], reference: str, judge: Checkpoint, loaded: Checkpoint
-) -> _Layer:
-    """Of one linear: by capture, by the name that its inputs are stored under."""
+    spec: LayerSpec, captures: dict[Key, Captured], reference: str, judge: Checkpoint, loaded: Checkpoint,
+    there: PackedLinear | None = None,
+) -> _Layer:  # fmt: skip
+    """Of one linear: by capture, by the name that its inputs are stored under. there: judge's, on a GPU."""
     found: _Layer = {key: {} for key in captures}
     done: list[tuple[_Stack, dict[str, Nearest]]] = []
-    shares: dict[bool, Share] = {}
+    shares: dict[bool, tuple[Share, Share | None]] = {}
     for key, captured in captures.items():
         is_reference = key[0] == reference
         for stack in _stacks(captured, spec, is_reference=is_reference):
             own = judge if is_reference or loaded is judge else loaded
             if (own is judge) not in shares:
-                shares[own is judge] = share_of(own.packed(spec.name))
+                packed = own.packed(spec.name)
+                moved = there if there is None or own is judge else packed.to(judge.work_device)
+                shares[own is judge] = share_of(packed), None if moved is None else share_of(moved)
             near = _measured(stack, shares[own is judge], done if own is loaded else [])
             rows = found[key].setdefault(stack.stored, [])
             rows += [_headroom(key, stack, name, nearest) for name, nearest in near.items()]
@@ -127,13 +152,20 @@ def _stacks(captured: Captured, spec: LayerSpec, *, is_reference: bool) -> Itera
         yield _Stack(stored, first, wanted, torch.cat(inputs), rows, ran)
 
 
-def _measured(stack: _Stack, share: Share, done: list[tuple[_Stack, dict[str, Nearest]]]) -> dict[str, Nearest]:
+def _measured(
+    stack: _Stack, shares: tuple[Share, Share | None], done: list[tuple[_Stack, dict[str, Nearest]]]
+) -> dict[str, Nearest]:
     """Measure, or take what another backend's very same input gave."""
     for other, near in done:
         same = other.first == stack.first and set(stack.wanted) <= set(other.wanted)
         if same and torch.equal(other.x_MK, stack.x_MK):
             return {name: nearest for name, nearest in near.items() if name in stack.wanted}
-    near = measure(stack.x_MK, share.rows(stack.first, stack.x_MK.shape[1]), stack.wanted)
+    share, there = (None if s is None else s.rows(stack.first, stack.x_MK.shape[1]) for s in shares)
+    assert share is not None
+    try:
+        near = measure(stack.x_MK, share, stack.wanted, there)
+    except torch.cuda.OutOfMemoryError:
+        near = measure(stack.x_MK, share, stack.wanted)
     done.append((stack, near))
     return near
 

@@ -13,15 +13,18 @@ import torch
 
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.dequant import unscaled_codes
-from gptq_diff.checkpoint.reader import open_checkpoint
+from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint
 from gptq_diff.diagnose.headroom import Nearest
 from gptq_diff.errors import CaptureError
 from gptq_diff.records import Headroom, Report
 from gptq_diff.report.json_report import read_report, to_json
 from gptq_diff.session import headroom_run
 from gptq_diff.session.again import compare_again
+from gptq_diff.session.asked import RunRecord
+from gptq_diff.session.compare_run import finished_captures
 from gptq_diff.session.headroom_file import headroom_file, nearest_of_all, read_headroom
 from gptq_diff.session.sweep import Lengths
+from tests.engines.fake_gpu import FakeGpu
 from tests.session.in_process import FIRST, SECOND, asked, result, run
 
 OVERFLOWS = "model.layers.1.mlp.down_proj"
@@ -131,6 +134,41 @@ def test_the_same_input_is_measured_once(shifted_model: Path, tmp_path: Path, mo
     report = run(asked(shifted_model, "sim-exllama,sim-gptq"), tmp_path / "run")
     assert len(stacks) == 2 * 14
     assert result(report, "sim-exllama").headroom_bits == result(report, "sim-gptq").headroom_bits
+
+
+def test_a_gpu_measures_the_same(finished: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several linears at a time, their inputs from the CPU: every capture's headroom is what the CPU found."""
+    run_dir = RunDir(finished[0])
+    record = RunRecord.from_json(run_dir.run())
+    keys = finished_captures(record, run_dir)
+    before = {key: read_headroom(headroom_file(run_dir, key)) for key in keys}
+    written: dict[Any, Any] = {}
+    fake, measure = FakeGpu(), headroom_run.measure  # in force in whichever thread works
+
+    def there(device: torch.device, checkpoint: Checkpoint, specs: Any) -> Any:
+        for spec in specs:
+            with fake:
+                linear = checkpoint.packed(spec.name).to("cuda")
+            yield spec, linear
+
+    def measured(*given: Any) -> dict[str, Nearest]:
+        with fake:
+            return measure(*given)
+
+    monkeypatch.setattr(headroom_run, "linears_on", there)
+    monkeypatch.setattr(headroom_run, "measure", measured)
+    monkeypatch.setattr(headroom_run, "AT_A_TIME", 1)  # the stand-in is not made for threads
+    monkeypatch.setattr(headroom_run, "write_headroom", lambda path, rows: written.update({path: rows}))
+    with open_checkpoint(Path(record.model.path)) as judge:
+        judge.work_device = torch.device("cuda")
+        headroom_run.measure_headroom(run_dir, record, keys, judge, judge)
+    assert len(written) == len(keys)
+    for key in keys:
+        now = written[headroom_file(run_dir, key)]
+        assert now.keys() == before[key].keys()
+        for name, rows in before[key].items():
+            assert [(h.arithmetic, h.ran) for h in now[name]] == [(h.arithmetic, h.ran) for h in rows]
+            assert [h.bits for h in now[name]] == pytest.approx([h.bits for h in rows], abs=1e-3)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

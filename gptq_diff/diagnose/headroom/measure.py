@@ -14,10 +14,13 @@ from gptq_diff.diagnose.headroom.unscaled import chain_sums, whole_sums
 from gptq_diff.kernels.fastpath import CHAINS
 
 
-def measure(x_MK: torch.Tensor, share: Share, wanted: tuple[str, ...]) -> dict[str, Nearest]:
+def measure(
+    x_MK: torch.Tensor, share: Share, wanted: tuple[str, ...], there: Share | None = None
+) -> dict[str, Nearest]:
     """The largest sum of every arithmetic in `wanted`; what has none, because all is zero or lost, is left out.
 
-    x_MK: float16 or float32 [M, K]; rows that are not finite as float16 are left out, their numbers kept.
+    x_MK: float16 or float32 [M, K], on the CPU like share; rows that are not finite as float16 are left out, their
+    numbers kept. there: the same share on a GPU, which then makes the sums that take most.
     """
     half_MK = x_MK.to(torch.float16)
     kept_M = torch.isfinite(half_MK).all(dim=1).nonzero().flatten()
@@ -28,9 +31,11 @@ def measure(x_MK: torch.Tensor, share: Share, wanted: tuple[str, ...]) -> dict[s
     chain = CHAINS[share.bits]
     if LANE in wanted and chain.lane and x_MK.shape[1] % chain.word == 0:  # a rank's rows need not be whole words
         found[LANE] = chain_sums(half_MK, share)
+    if there is not None:
+        half_MK, share = half_MK.to(there.linear.qweight.device), there
     if {BLOCK, ACCUMULATOR, RESULT} & set(wanted):
         found.update(scaled_sums(half_MK, share, wanted))
     if UNSCALED in wanted:
         found[UNSCALED] = whole_sums(half_MK, share)
-    there = ((name, found.get(name)) for name in wanted)
-    return {name: replace(near, row=int(kept_M[near.row])) for name, near in there if near is not None}
+    made = ((name, found.get(name)) for name in wanted)
+    return {name: replace(near, row=int(kept_M[near.row])) for name, near in made if near is not None}

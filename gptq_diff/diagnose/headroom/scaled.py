@@ -15,6 +15,8 @@ from gptq_diff.kernels.hgemm_model import STEP
 NAMES = (ACCUMULATOR, BLOCK, RESULT)
 ROWS = 64
 """Rows of x that are taken together, the longest first."""
+TOGETHER = 2**28
+"""Sums that a GPU makes at a time, 1 GiB of them."""
 
 
 def scaled_sums(x_MK: torch.Tensor, share: Share, wanted: tuple[str, ...]) -> dict[str, Nearest | None]:
@@ -40,7 +42,7 @@ def _largest(
     found: dict[str, Nearest | None] = {}
     places: dict[tuple[int, int], tuple[int, int]] = {}
     for name, top in tops.items():
-        rows, span = torch.arange(top.first, top.last), (top.first, top.last)
+        rows, span = torch.arange(top.first, top.last, device=w_KN.device), (top.first, top.last)
         if span not in places:
             sums_MN = x_MK[:, top.first : top.last] @ w_KN[top.first : top.last]
             places[span] = divmod(int(sums_MN.abs().argmax()), sums_MN.shape[1])
@@ -58,7 +60,10 @@ class _Top:
 
     def see(self, sums_MN: torch.Tensor, first: int, last: int) -> None:
         low, high = torch.aminmax(sums_MN)
-        size = max(-float(low), float(high))
+        self.take(max(-float(low), float(high)), first, last)
+
+    def take(self, size: float, first: int, last: int) -> None:
+        """The same of a sum whose largest magnitude is known."""
         if size > self.size:
             self.size, self.first, self.last = size, first, last
 
@@ -88,8 +93,11 @@ def _walk(x_MK: torch.Tensor, w_KN: torch.Tensor, tops: dict[str, _Top], bits: i
         result.see(x_MK @ w_KN, 0, in_features)
     if accumulator is None and block is None:
         return
+    if bits == 4 and w_KN.device.type != "cpu":
+        _walk_together(x_MK, w_KN, accumulator, block)
+        return
     step = min(STEP, CHAINS[bits].word) if bits != 4 else STEP if accumulator is not None else BLOCK_ROWS
-    running = torch.zeros(len(x_MK), w_KN.shape[1])
+    running = x_MK.new_zeros(len(x_MK), w_KN.shape[1])
     before = running.clone()
     for first in range(0, in_features, step):
         last = min(first + step, in_features)
@@ -106,3 +114,37 @@ def _walk(x_MK: torch.Tensor, w_KN: torch.Tensor, tops: dict[str, _Top], bits: i
         if ends:
             block.see(running, 0, last)
             before.copy_(running)
+
+
+def _walk_together(x_MK: torch.Tensor, w_KN: torch.Tensor, accumulator: _Top | None, block: _Top | None) -> None:
+    """The walk of 4 bit on a GPU, where a launch costs more than the sums: many pieces of K in one product."""
+    rows, (in_features, columns) = len(x_MK), w_KN.shape
+    step = BLOCK_ROWS if accumulator is None and in_features % BLOCK_ROWS == 0 else STEP
+    per_block = BLOCK_ROWS // step
+    together = max(TOGETHER // (rows * columns * per_block), 1) * BLOCK_ROWS
+    before_MN = x_MK.new_zeros(rows, columns)
+    for first in range(0, in_features, together):
+        last = min(first + together, in_features)
+        x_SMk = x_MK[:, first:last].reshape(rows, -1, step).transpose(0, 1)
+        sums_SMN = torch.bmm(x_SMk, w_KN[first:last].reshape(-1, step, columns)).cumsum_(dim=0).add_(before_MN)
+        if accumulator is not None:
+            for s, size in enumerate(_sizes(sums_SMN)):
+                accumulator.take(size, 0, first + (s + 1) * step)
+        if block is not None:
+            ends = list(range(per_block - 1, len(sums_SMN), per_block))
+            if len(sums_SMN) % per_block:
+                ends.append(len(sums_SMN) - 1)
+            after_BMN = sums_SMN[ends]
+            starts_BMN = torch.cat([before_MN[None], after_BMN[:-1]])
+            pairs = zip(ends, _sizes(after_BMN), _sizes(after_BMN - starts_BMN))
+            for b, (end, after, alone) in enumerate(pairs):
+                stop = first + (end + 1) * step
+                block.take(alone, first + b * BLOCK_ROWS, stop)
+                block.take(after, 0, stop)
+        before_MN = sums_SMN[-1].clone()
+
+
+def _sizes(sums_SMN: torch.Tensor) -> list[float]:
+    """The largest magnitude of every matrix."""
+    found: list[float] = torch.linalg.vector_norm(sums_SMN, ord=float("inf"), dim=(1, 2)).tolist()
+    return found

@@ -54,7 +54,8 @@ def _largest_word(
 def whole_sums(x_MK: torch.Tensor, share: Share) -> Nearest | None:
     """The largest sum over all of K before the scale. x_MK: float16, finite."""
     x_MK, codes_KN = x_MK.float(), share.codes_KN.float()
-    return _largest_of(x_MK @ codes_KN, x_MK, codes_KN, torch.arange(len(codes_KN)), None)
+    rows = torch.arange(len(codes_KN), device=codes_KN.device)
+    return _largest_of(x_MK @ codes_KN, x_MK, codes_KN, rows, None)
 
 
 def _largest_of(

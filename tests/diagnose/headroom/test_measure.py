@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from gptq_diff.checkpoint.dequant import dequantise
-from gptq_diff.diagnose.headroom import arithmetics_of, bits_left, every_arithmetic, measure, share_of
+from gptq_diff.diagnose.headroom import arithmetics_of, bits_left, every_arithmetic, measure, scaled, share_of
 from gptq_diff.kernels.tiled import products
+from tests.devices import DEVICES, in_force
 from tests.kernels.fast_path_cases import draw
 
 WORD = {2: 16, 3: 32, 4: 8, 8: 8}
@@ -54,11 +55,28 @@ def every_sum(x, codes, weights, order, bits):
     return found
 
 
-@pytest.fixture(params=["whole", "tiled"])
+@pytest.fixture(params=["whole", "tiled", *DEVICES])
 def unpacked(request, monkeypatch):
-    """Linears are held whole, as small ones are, or taken tile by tile, as large ones are."""
+    """Linears are held whole, as small ones are, or taken tile by tile, as large ones are, or a GPU makes the sums."""
     if request.param == "tiled":
         monkeypatch.setattr(products, "LARGE", 1)
+    if request.param not in DEVICES:
+        yield
+        return
+
+    def with_a_gpu(x_MK, share, wanted):
+        with in_force(request.param) as device:
+            there = share_of(share.linear.to(device)).rows(share.first, share.count)
+            return measure(x_MK, share, wanted, there)
+
+    monkeypatch.setattr(scaled, "TOGETHER", 128 * 2 * 8)  # several pieces of K
+    with in_force(request.param):
+        pass  # skipped here where there is none
+    monkeypatch.setitem(globals(), "measured", with_a_gpu)
+    yield
+
+
+measured = measure
 
 
 @pytest.mark.usefixtures("unpacked")
@@ -72,7 +90,7 @@ def test_nothing_larger_was_missed(bits, regime, desc_act):
     weights = dequantise(linear, torch.float64).numpy()
     codes = case.codes.astype(int) - case.zeros[case.g_idx]
     everything = every_sum(case.x, codes, weights, case.unscaled[1], bits)
-    found = measure(torch.from_numpy(case.x), share_of(linear), tuple(everything))
+    found = measured(torch.from_numpy(case.x), share_of(linear), tuple(everything))
     assert set(found) == {name for name, sums in everything.items() if sums}
     for name, near in found.items():
         largest = max(everything[name])[0]
@@ -98,8 +116,8 @@ def test_long_rows_first_loses_none():
     share, names = share_of(case.linear()), ("block", "accumulator", "result")
     rows = torch.randperm(150, generator=torch.Generator().manual_seed(1))
     x_MK = torch.from_numpy(case.x)
-    one_by_one = [measure(x_MK[m : m + 1], share, names) for m in range(150)]
-    for name, near in measure(x_MK[rows], share, names).items():
+    one_by_one = [measured(x_MK[m : m + 1], share, names) for m in range(150)]
+    for name, near in measured(x_MK[rows], share, names).items():
         assert near.bits == pytest.approx(min(found[name].bits for found in one_by_one), abs=1e-5)
         assert one_by_one[int(rows[near.row])][name].bits == pytest.approx(near.bits, abs=1e-5)
 
@@ -111,10 +129,10 @@ def test_rows_that_are_not_finite_are_left_out():
     x_MK = torch.from_numpy(case.x).float()
     x_MK[0, 3], x_MK[1, 5], x_MK[2, 7] = math.inf, math.nan, 70000.0
     share = share_of(case.linear())
-    assert {near.row for near in measure(x_MK, share, ("lane", "result")).values()} == {3}
+    assert {near.row for near in measured(x_MK, share, ("lane", "result")).values()} == {3}
     x_MK[3, 0] = math.nan
-    assert measure(x_MK, share, ("lane", "result")) == {}
-    assert measure(torch.zeros(2, 128), share, ("lane", "accumulator", "unscaled-sum", "result")) == {}
+    assert measured(x_MK, share, ("lane", "result")) == {}
+    assert measured(torch.zeros(2, 128), share, ("lane", "accumulator", "unscaled-sum", "result")) == {}
 
 
 @pytest.mark.usefixtures("unpacked")
@@ -126,7 +144,9 @@ def test_a_share_of_the_rows_is_a_linear_of_its_own():
     )
     names = ("lane", "block", "accumulator", "result")
     x_MK = torch.from_numpy(case.x[:, 128:].copy())
-    assert measure(x_MK, share_of(case.linear()).rows(128, 128), names) == measure(x_MK, share_of(part.linear()), names)
+    assert measured(x_MK, share_of(case.linear()).rows(128, 128), names) == measured(
+        x_MK, share_of(part.linear()), names
+    )
 
 
 @pytest.mark.usefixtures("unpacked")
@@ -134,7 +154,7 @@ def test_columns_with_broken_scales_are_left_out():
     """A NaN scale is no overflow: the other columns are told."""
     case = draw(np.random.default_rng(4), 4, 64, "ordinary", m=2, k=128, n=8)
     case.scales[0, 5], case.scales[1, 2] = np.nan, np.inf
-    found = measure(torch.from_numpy(case.x), share_of(case.linear()), ("accumulator", "result"))
+    found = measured(torch.from_numpy(case.x), share_of(case.linear()), ("accumulator", "result"))
     assert all(near.column not in (2, 5) and math.isfinite(near.value) for near in found.values())
 
 
