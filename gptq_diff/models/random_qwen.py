@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 import torch
 
 from gptq_diff.errors import UsageError
+from gptq_diff.models.ahead import in_order, threads_here
 from gptq_diff.models.base import Progress
 from gptq_diff.models.config_files import write_configs
 from gptq_diff.models.gain_shift import shift_linears
@@ -64,7 +66,7 @@ class RandomQwen:
         return BuildOptions(**dataclasses.asdict(quant), **shapes, seed=options.seed or 0, gain_shift=shift)
 
     def write(self, directory: Path, options: BuildOptions, sources: Path, progress: Progress) -> None:  # noqa: ARG002
-        """Generate and write; nothing is downloaded, and one linear or a few thousand embedding rows are in memory."""
+        """Generate and write; nothing is downloaded, and in memory are as many linears as there are threads at work."""
         quant, shape = self._quant(options), self._shape(options)
         plans = list(_plans(shape, quant))
         write_tensors(directory, plans, _data(shape, quant, options, progress))
@@ -96,32 +98,54 @@ def _data(shape: QwenShape, quant: QuantFormat, options: BuildOptions, progress:
     seed = options.seed or 0
     progress("generating the embeddings")
     opening = openers(qwen_tokenizer(shape.first_special, CONTEXT))
-    yield TensorData("model.embed_tokens.weight", embedding_rows(shape, opening, seed))
-    for block in range(shape.blocks):
-        progress(f"generating block {block + 1} of {shape.blocks}")
-        yield from _block(shape, quant, options, block)
+    threads = threads_here()
+    yield TensorData("model.embed_tokens.weight", in_order(embedding_rows(shape, opening, seed), threads))
+    for made in in_order(_blocks(shape, quant, options, progress), threads):
+        yield from made
     yield tensor_data("model.norm.weight", torch.ones(shape.hidden, dtype=torch.float16))
     progress("generating the output head")
-    yield TensorData("lm_head.weight", head_rows(shape, LOGITS_RMS, seed))
+    yield TensorData("lm_head.weight", in_order(head_rows(shape, LOGITS_RMS, seed), threads))
 
 
-def _block(shape: QwenShape, quant: QuantFormat, options: BuildOptions, block: int) -> Iterator[TensorData]:
+Making = Callable[[], "list[TensorData]"]
+
+
+def _blocks(shape: QwenShape, quant: QuantFormat, options: BuildOptions, progress: Progress) -> Iterator[Making]:
+    """Norms and linears in the order of the plans; each is made by itself, but for the two that a gain shift joins."""
+    for block in range(shape.blocks):
+        progress(f"generating block {block + 1} of {shape.blocks}")
+        yield partial(_norms, shape, quant, block)
+        shift = options.gain_shift
+        shifted = () if shift is None or shift.block != block else ("mlp.up_proj", "mlp.down_proj")
+        for part in shape.linears(block, quant):
+            if part not in shifted:
+                yield partial(_linears, shape, quant, options, block, (part,))
+        if shifted:
+            yield partial(_linears, shape, quant, options, block, shifted)
+
+
+def _norms(shape: QwenShape, quant: QuantFormat, block: int) -> list[TensorData]:
     ones = torch.ones(shape.hidden, dtype=torch.float16)
-    yield tensor_data(f"model.layers.{block}.input_layernorm.weight", ones)
     before_mlp = ones.clone()
     before_mlp[[OWN, MEAN, LEVEL]] = first_token_rms(shape, block, quant.bits)
-    yield tensor_data(f"model.layers.{block}.post_attention_layernorm.weight", before_mlp)
-    made: dict[str, PackedLinear] = {}
-    for part, spec in shape.linears(block, quant).items():
-        plan = plan_for(part, spec, shape, block)
-        made[part] = random_linear(spec, quant, plan, options.seed or 0, _GAINS[part], _BIAS_RMS)
-        if part not in ("mlp.up_proj", "mlp.down_proj"):
-            yield from linear_data(made.pop(part))
-    up, down = made["mlp.up_proj"], made["mlp.down_proj"]
-    if options.gain_shift is not None and options.gain_shift.block == block:
-        up, down = shift_linears(up, down, options.gain_shift)
-    yield from linear_data(up)
-    yield from linear_data(down)
+    return [
+        tensor_data(f"model.layers.{block}.input_layernorm.weight", ones),
+        tensor_data(f"model.layers.{block}.post_attention_layernorm.weight", before_mlp),
+    ]
+
+
+def _linears(
+    shape: QwenShape, quant: QuantFormat, options: BuildOptions, block: int, parts: tuple[str, ...]
+) -> list[TensorData]:
+    """One linear, or up_proj and down_proj with the gain shift."""
+    specs = shape.linears(block, quant)
+    made: list[PackedLinear] = []
+    for part in parts:
+        plan = plan_for(part, specs[part], shape, block)
+        made.append(random_linear(specs[part], quant, plan, options.seed or 0, _GAINS[part], _BIAS_RMS))
+    if len(parts) == 2 and options.gain_shift is not None:
+        made = list(shift_linears(made[0], made[1], options.gain_shift))
+    return [data for linear in made for data in linear_data(linear)]
 
 
 def _architecture(shape: QwenShape) -> dict[str, object]:

@@ -12,6 +12,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Union
@@ -60,10 +61,15 @@ def write_tensors(
     shards = list(_shards(plans, shard_bytes))
     source = iter(data)
     weight_map = {}
-    for number, shard in enumerate(shards, start=1):
-        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(directory / name, shard, source)
-        weight_map.update({plan.name: name for plan in shard})
+    flushed: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as beside:  # a disk may take longer than the making
+        for number, shard in enumerate(shards, start=1):
+            name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            _write_shard(directory / name, shard, source)
+            flushed.append(beside.submit(_flush, directory / name))
+            weight_map.update({plan.name: name for plan in shard})
+    for one in flushed:
+        one.result()
     if next(source, None) is not None:
         raise AssertionError("more tensors came than were planned")
     if len(shards) > 1:
@@ -119,7 +125,11 @@ def _write_shard(path: Path, plans: list[TensorPlan], source: Iterator[TensorDat
         file.write(struct.pack("<Q", len(text)) + text)
         for plan in plans:
             _write_tensor(file, plan, next(source))
-        file.flush()
+
+
+def _flush(path: Path) -> None:
+    """To the disk itself, so that a rename afterwards does not name what is not there."""
+    with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
