@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gptq_diff.bundle import issue_environment as machine
 from gptq_diff.bundle import issue_parts as parts
+from gptq_diff.bundle import issue_repro as again
 from gptq_diff.bundle.repro import Repro
 from gptq_diff.records import Report
 from gptq_diff.report.advice import worst_result
@@ -72,7 +74,8 @@ def _before_filing(m: Material, project: str) -> list[str]:
     lines = [
         "> **For whoever files this** (delete this box before sending)", ">",
         f"> - Where: [{project}'s bug form]({_WHERE[project]}). Title: {code(_prefixed(project, title(m.report)))}",
-        "> - Each heading below is a field of that form; attach this bundle, or its repro.py and report.html.",
+        "> - Each heading of the third level below is a field of that form; attach this bundle, or its repro.py and "
+        "report.html.",
     ]  # fmt: skip
     worst = worst_result(m.report)
     if m.report.verdict.status == "agree":
@@ -112,14 +115,14 @@ def _vllm_form(m: Material) -> list[str]:
     r = m.report
     return [
         "### Your current environment", "", "<details>",
-        "<summary>What gptq-diff recorded while it ran (in place of <code>python collect_env.py</code>)</summary>", "",
-        *parts.environment(r), "", "</details>", "",
+        "<summary>In place of the output of <code>python collect_env.py</code></summary>", "",
+        machine.COLLECTED, "", *machine.environment(r), "", "</details>", "",
         "### \N{BUG} Describe the bug", "", *parts.what_happens(r),
         "#### The kernel that really ran", "", *parts.kernels(r),
         "#### Backends and prompts", "", *parts.matrix(r),
-        "#### Minimal example", "", *parts.minimal(m.repro, m.no_repro),
-        "#### With the whole model", "", *parts.whole_model(r, m.token_ids),
-        "#### The same on transformers", "", *parts.transformers(r),
+        "#### Minimal example", "", *again.minimal(m.repro, m.no_repro),
+        "#### With the whole model", "", *again.whole_model(r, m.token_ids),
+        "#### The same on transformers", "", *again.transformers(r),
         "#### Why", "", *parts.cause(r),
         "#### What was tried", "", *parts.tried(r),
         "#### Error message and logs", "", *parts.logs(r),
@@ -135,11 +138,11 @@ def _gptqmodel_form(m: Material) -> list[str]:
     r = m.report
     return [
         "**Describe the bug**", "", *parts.what_happens(r), "The kernel that really ran:", "", *parts.kernels(r),
-        "**Hardware details**", "", *parts.hardware(r),
-        "**Software version**", "", *parts.environment(r), "",
-        "**To Reproduce**", "", *parts.minimal(m.repro, m.no_repro), "With the whole model:", "",
-        *parts.whole_model(r, m.token_ids),
-        "**Expected behavior**", "", *parts.expected(r), *parts.transformers(r),
+        "**Hardware details**", "", *machine.hardware(r),
+        "**Software version**", "", *machine.software(r), "",
+        "**To Reproduce**", "", *again.minimal(m.repro, m.no_repro), "With the whole model:", "",
+        *again.whole_model(r, m.token_ids),
+        "**Expected behavior**", "", *parts.expected(r), *again.transformers(r),
         "**Screenshots**", "", "report.html in the bundle draws the errors along the layers.", "",
         "**Additional context**", "", *parts.matrix(r), "Why:", "", *parts.cause(r), "What was tried:", "",
         *parts.tried(r), *parts.logs(r), *parts.searched(r), "Attached:", "",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gptq_diff.records import INTERVALS, Report, Result
+from gptq_diff.records import INTERVALS, Report, Result, SweepRange, Workaround, swept_prompt
+from gptq_diff.report.paths import SIMULATES
+from gptq_diff.report.repeat import PROMPTS
 
 _UNEXPLAINED = {"unknown", "outside-linears"}
 
@@ -57,16 +59,52 @@ def advice(report: Report) -> tuple[Step, ...]:
         names = ", ".join(s.backend for s in report.skipped_backends)
         what = f"Mend what stopped {names} (the reasons are below), and run again." if names else "Run it again."
         return (Step(what), Step("What is whole can be judged without another run:", "gptq-diff compare RUN"))
-    steps = [Step(f"Worked here: {w.name}. {_sentence(w.detail)}") for w in worst.workarounds if w.works]
-    explained = any(f.cause not in _UNEXPLAINED for f in worst.findings)
-    if not steps:
-        steps.append(Step("No workaround is known to help here yet."))
-    if not explained:
+    return tuple(_about_a_fault(report, worst))
+
+
+def _about_a_fault(report: Report, worst: Result) -> list[Step]:
+    steps = [_helps(w) for w in worst.workarounds if w.works]
+    steps += _lengths(report, worst)
+    if not any(w.works for w in worst.workarounds):
+        tried = bool(worst.workarounds)
+        steps.append(
+            Step("Nothing else that was tried helps." if tried else "No workaround is known to help here yet.")
+        )
+        if not tried:
+            steps.append(Step("Try what helps elsewhere, in a run of its own:", _again(worst, "--workarounds all")))
+    if not any(f.cause not in _UNEXPLAINED for f in worst.findings):
         steps.append(Step("Ask the live kernel why, where it runs:", "gptq-diff diagnose RUN --experiments"))
-    steps.append(Step("Make what a bug report needs:", "gptq-diff bundle RUN"))
-    return tuple(steps)
+    if worst.backend in SIMULATES:
+        steps.append(
+            Step("This was computed. See it on vLLM's own kernel, where a GPU is:", _again(worst, "", "vllm-gptq"))
+        )
+    steps.append(Step("Make what a bug report needs, with the smallest script that shows it:", "gptq-diff bundle RUN"))
+    return steps
 
 
-def _sentence(text: str) -> str:
-    """With a capital at its start and a stop at its end."""
-    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+def _again(worst: Result, options: str, backend: str = "") -> str:
+    return f"gptq-diff run --model DIR --prompt-file {PROMPTS} --backends {backend or worst.backend} {options}".rstrip()
+
+
+def _helps(w: Workaround) -> Step:
+    """What worked, as a sentence: `Worked here: hf-fp16 in its place: all linears agree, the reference's tokens`."""
+    if w.name.startswith("backend "):
+        kernel, _, rest = w.detail.partition(": ")
+        return Step(f"Worked here: {w.name.removeprefix('backend ')} in its place: {_stopped(rest or kernel)}")
+    return Step(f"Worked here: {w.name}: {_stopped(w.detail)}")
+
+
+def _lengths(report: Report, worst: Result) -> list[Step]:
+    """At which lengths the same backend is right, where a sweep asked."""
+    swept = [s for s in report.sweeps if s.backend == worst.backend and s.prompt == swept_prompt(worst.prompt)]
+    good = [_span(r) for s in swept for r in s.ranges if r.status == "agree"][:4]
+    return [Step(f"Right on this backend with {', '.join(good)} tokens of the same prompt.")] if good else []
+
+
+def _span(r: SweepRange) -> str:
+    return str(r.first) if r.first == r.last else f"{r.first} to {r.last}"
+
+
+def _stopped(text: str) -> str:
+    """With one stop at its end."""
+    return text.rstrip(".") + "."

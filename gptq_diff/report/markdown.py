@@ -10,14 +10,16 @@ from gptq_diff.report.cleaned import cleaned
 from gptq_diff.report.experiments import experiment_lines
 from gptq_diff.report.headroom import headroom_lines
 from gptq_diff.report.markdown_text import cell, code, details, prose, table, within
+from gptq_diff.report.paths import about_backend, about_path
 from gptq_diff.report.quantisation import quantisation_line
+from gptq_diff.report.repeat import PROMPTS, commands, prompt_line
 from gptq_diff.report.sweeps import at_the_changes, sweep_lines
 from gptq_diff.text import one_line
 
 LIMIT = 65_536
 """Characters of a comment on GitHub; the whole report stays below."""
-MATRIX, WRITTEN, CAUSES, TRIED, LAYERS, OTHER = 12_000, 5_000, 9_000, 6_000, 4_000, 3_500
-"""Characters of each part: with five parts of the last kind they sum up to less than the limit."""
+MATRIX, WRITTEN, CAUSES, TRIED, LAYERS, OTHER = 12_000, 5_000, 8_500, 6_000, 4_000, 3_000
+"""Characters of each part: with six parts of the last kind they sum up to less than the limit."""
 NEIGHBOURS = 4
 """Linears shown before and after the first bad one."""
 TEXT = 120
@@ -33,6 +35,8 @@ def markdown(report: Report, judged: Mapping[tuple[str, str], Sequence[Judgement
     report = at_the_changes(cleaned(report, one_line))
     worst = worst_result(report)
     lines = [f"### gptq-diff: {report.verdict.status}", "", f"**{prose(report.verdict.summary, SENTENCE)}**", ""]
+    if worst is not None:
+        lines += [prose(f"{about_path(worst)} {about_backend(report, worst)}".strip(), SENTENCE), ""]
     lines += agreeing(report)
     lines += model_lines(report)
     lines += ["", *within(matrix(report), MATRIX), ""]
@@ -47,6 +51,7 @@ def markdown(report: Report, judged: Mapping[tuple[str, str], Sequence[Judgement
     lines += details("Kernels that ran", within(kernel_lines(report), OTHER))
     lines += details("Headroom and experiments", within(_measured(report), OTHER))
     lines += details("Environment", within(environment_lines(report), OTHER))
+    lines += details("To see it again", within(_again(report), OTHER))
     lines += [f"<sub>gptq-diff {prose(report.gptq_diff)}, {prose(report.created)}</sub>"]
     return "\n".join(lines) + "\n"
 
@@ -232,6 +237,15 @@ def kernel_lines(report: Report) -> list[str]:
 
 def _others(results: Sequence[Result]) -> str:
     return f" and {len(results) - 1} more" if len(results) > 1 else ""
+
+
+def _again(report: Report) -> list[str]:
+    told = f"{PROMPTS} holds a prompt a line"
+    shown = prompt_line(report)
+    return [
+        *(f"- {code(line, 1500)}" for line in commands(report)),
+        f"- {prose(f'{told}; there were {shown}' if shown else told, 1500)}",
+    ]
 
 
 def _measured(report: Report) -> list[str]:

@@ -71,7 +71,7 @@ def test_fits_and_says_the_verdict_first(opened: Opened) -> None:
     assert page.locator("h1").inner_text() == f"sim-exllama (prompt short) overflows at {LAYERS[BAD]}."
     box = page.locator("h1").bounding_box()
     assert box is not None and box["y"] + box["height"] < 500
-    assert page.locator("#verdict ul.todo li").first.inner_text().startswith("Worked here: backend hf-fp16")
+    assert page.locator("#verdict ul.todo li").first.inner_text().startswith("Worked here: hf-fp16 in its place")
 
 
 def test_every_picture_is_drawn_and_named(opened: Opened) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from gptq_diff.bundle.issue import Material, issue, project_of, title
 from gptq_diff.bundle.repro import Repro
+from gptq_diff.reduce import script as script_module
 from gptq_diff.report.redacted import redacted
-from tests.report.build import STATUSES, a_report, a_result
+from tests.report.build import STATUSES, a_report, a_result, first_bad
 from tests.report.test_markdown import many
 from tests.report.test_markdown_text import HOSTILE_TEXTS, tokens_of
 from tests.report.test_redacted import full_report
@@ -40,6 +42,62 @@ def test_every_status_and_engine(status: str, engine: str) -> None:
     assert empty == []
     assert "short" not in title(report)
     assert f"{report.verdict.status}" in text or status == "agree"
+
+
+VLLM_FORM = (
+    "### Your current environment", "### \N{BUG} Describe the bug", "#### Minimal example",
+    "#### The same on transformers", "#### Error message and logs", "### Before submitting a new issue...",
+)  # fmt: skip
+"""What 400-bug-report.yml asks, in its order; the three in between are asked for in the description's help."""
+GPTQMODEL_FORM = (
+    "**Describe the bug**", "**Hardware details**", "**Software version**", "**To Reproduce**", "**Expected behavior**",
+    "**Screenshots**", "**Additional context**",
+)  # fmt: skip
+"""The headings of bug_report.md."""
+
+
+@pytest.mark.parametrize(("engine", "form"), [("vllm", VLLM_FORM), ("gptqmodel", GPTQMODEL_FORM)])
+def test_every_question_of_the_form_is_asked_in_its_order(engine: str, form: tuple[str, ...]) -> None:
+    """A field that is left out is a field that somebody has to ask for."""
+    report = redacted(full_report())
+    report = replace(report, results=tuple(replace(r, engine=engine) for r in report.results))
+    lines = issue(Material(report, REPRO)).splitlines()
+    places = [lines.index(question) for question in form]
+    assert places == sorted(places)
+
+
+def test_what_was_not_recorded_is_said_to_be_so() -> None:
+    """vLLM asks for collect_env.py, GPTQModel for nvidia-smi and pip show: each is answered or declined."""
+    report = redacted(full_report())
+    assert "`collect_env.py` itself was not run: " in issue(Material(report, REPRO))
+    results = tuple(replace(r, engine="gptqmodel", versions={"gptqmodel": "7.7.0"}) for r in report.results)
+    text = issue(Material(replace(report, results=results, environment={}), REPRO))
+    assert "Operating system: not recorded" in text
+    assert "`nvidia-smi`: no GPU was used." in text
+    assert "gptqmodel `7.7.0`, transformers (not recorded), accelerate (not recorded)" in text
+
+
+def test_it_begins_for_somebody_who_knows_nothing_of_the_run() -> None:
+    """The first sentence names the kernel by the engine's words, what is wrong and how many rows it takes."""
+    report = redacted(full_report())
+    worst = replace(report.results[1], first_bad=replace(first_bad("overflow"), path="exllama-fast"))
+    report = replace(report, results=(report.results[0], worst), verdict=replace(report.verdict, backend=worst.backend))
+    lines = issue(Material(report, REPRO)).splitlines()
+    told = lines[lines.index("### \N{BUG} Describe the bug") + 2]
+    assert told.startswith("With a GPTQ checkpoint of 4 bit (group_size 64), the fused path of the exllama GPTQ kernel")
+    assert (
+        "gives infinite outputs for a call of 37 rows, although the exact answer is finite and at most 21,835" in told
+    )
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_the_script_prints_stands_beside_it(live: bool) -> None:
+    """As the script itself writes it; of a simulation it is called a prediction."""
+    text = issue(Material(redacted(full_report()), replace(REPRO, live=live)))
+    assert ("prints (predicted):" in text) == (not live)
+    assert "failing: exact 1, expected here inf, saw inf: WRONG" in text
+    script = (Path(script_module.__file__)).read_text()
+    assert 'print(f"{name}: exact {exact[AT]:.6g}, expected here {expected}, saw {y[AT]:.6g}:"' in script
 
 
 def test_a_live_repro_names_where_it_was_seen() -> None:

@@ -17,7 +17,9 @@ from gptq_diff.report.html.data import page_data
 from gptq_diff.report.html.library import packed_json, plotting_library, source_hash
 from gptq_diff.report.html.parts import Parts, pictured
 from gptq_diff.report.html.swept import asked, swept_prompts
+from gptq_diff.report.paths import about_backend, about_path
 from gptq_diff.report.quantisation import quantisation_line
+from gptq_diff.report.repeat import PROMPTS, commands, prompt_line
 from gptq_diff.report.sweeps import at_the_changes, sweep_lines
 from gptq_diff.text import clean, one_line
 
@@ -48,6 +50,8 @@ def render_html(parts: Parts) -> str:
     return template.render(
         policy=policy, style=Markup(_own("report.css")), script=Markup(script),  # noqa: S704  our own files
         library=library.packed, data=packed_json(page_data(parts)),
+        broke="" if worst is None else f"{about_path(worst)} {about_backend(report, worst)}".strip(),
+        commands=commands(report), prompt_file=PROMPTS, prompt_line=prompt_line(report),
         report=report, headline=headline(report), advice=advice(report), worst=worst, right=_right(report),
         sign=tables.sign, matrix=tables.matrix(shown, pictured(report)), counts=tables.counts(shown),
         written=tables.written(shown),
