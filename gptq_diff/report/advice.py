@@ -8,6 +8,7 @@ from gptq_diff.records import INTERVALS, Report, Result, SweepRange, Workaround,
 from gptq_diff.report.paths import SIMULATES
 from gptq_diff.report.repeat import PROMPTS
 
+_LENGTHS = f"gptq-diff run --model DIR --prompt-file {PROMPTS} --sweep-tokens 1:64"
 _UNEXPLAINED = {"unknown", "outside-linears"}
 
 
@@ -32,6 +33,9 @@ def headline(report: Report) -> str:
     verdict, worst = report.verdict, worst_result(report)
     who = f"{verdict.backend} (prompt {verdict.prompt})"
     if verdict.status == "agree":
+        names = missing(report)
+        if names:
+            return f"Every backend that ran agrees with the exact answer; {names} did not run to the end."
         return "Every backend agrees with the exact answer on every linear judged."
     if worst is None or verdict.status == "incomplete":
         return "There is no verdict: not everything could be compared."
@@ -53,13 +57,28 @@ def advice(report: Report) -> tuple[Step, ...]:
     worst = worst_result(report)
     if report.verdict.status == "agree":
         if report.skipped_backends:
-            return (Step("Nothing is wrong with what was compared. Some backends did not run: the reasons are below."),)
-        return (Step("Nothing is wrong with these prompts. Headroom below says how near they came to overflow."),)
+            return (
+                Step(
+                    f"Nothing is known of {missing(report)}: mend what stopped it (the reasons are below), run again."
+                ),
+                Step("Nothing is wrong with what was compared."),
+            )
+        return (
+            Step("Nothing is wrong with these prompts. Headroom below says how near they came to overflow."),
+            Step("If it fails for you elsewhere, ask other lengths, and the backend that fails there:", _LENGTHS),
+        )
     if worst is None or report.verdict.status == "incomplete":
-        names = ", ".join(s.backend for s in report.skipped_backends)
+        names = missing(report)
         what = f"Mend what stopped {names} (the reasons are below), and run again." if names else "Run it again."
         return (Step(what), Step("What is whole can be judged without another run:", "gptq-diff compare RUN"))
     return tuple(_about_a_fault(report, worst))
+
+
+def missing(report: Report) -> str:
+    """Who did not finish: `a, b, c, d and 2 more`; "" for nobody."""
+    names = list(dict.fromkeys(s.backend for s in report.skipped_backends))
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
 
 
 def _about_a_fault(report: Report, worst: Result) -> list[Step]:

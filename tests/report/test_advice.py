@@ -52,6 +52,23 @@ def test_never_empty_and_every_command_exists(status: str, skipped: tuple[Skippe
         assert all(word in shown.output for word in words if word.startswith("--"))
 
 
+def test_an_agreement_without_a_backend_that_was_asked_for_is_no_clean_bill() -> None:
+    """Its exit code is 3: the headline names who is missing, and the first thing to do is to mend it."""
+    names = ("vllm-gptq", "auto-gptq", "gptqmodel", "gptq-marlin", "gptq-machete")
+    skipped = tuple(SkippedBackend(name, "needs an NVIDIA GPU", "") for name in names)
+    report = a_report(a_result("agree", "hf-fp32"), a_result("agree"), skipped=skipped)
+    missing = "vllm-gptq, auto-gptq, gptqmodel, gptq-marlin and 1 more"
+    assert headline(report) == f"Every backend that ran agrees with the exact answer; {missing} did not run to the end."
+    assert said(report)[0].startswith(f"Nothing is known of {missing}: ")
+
+
+def test_a_healthy_run_says_what_else_could_be_asked() -> None:
+    """Whoever sees the defect elsewhere is not left with `nothing is wrong`."""
+    assert commands(a_report(a_result("agree", "hf-fp32"), a_result("agree"))) == [
+        "gptq-diff run --model DIR --prompt-file prompts.jsonl --sweep-tokens 1:64"
+    ]
+
+
 def test_what_worked_comes_first_and_says_whose_place_it_takes() -> None:
     report = failing(WORKED, PADDED, NO_HELP)
     assert said(report)[:2] == [

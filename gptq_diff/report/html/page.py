@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gptq_diff.records import Report
-from gptq_diff.report.advice import advice, headline, worst_result
+from gptq_diff.report.advice import advice, headline, missing, worst_result
 from gptq_diff.report.cleaned import cleaned
 from gptq_diff.report.experiments import experiment_lines
 from gptq_diff.report.headroom import headroom_lines
@@ -52,7 +52,8 @@ def render_html(parts: Parts) -> str:
         library=library.packed, data=packed_json(page_data(parts)),
         broke="" if worst is None else f"{about_path(worst)} {about_backend(report, worst)}".strip(),
         commands=commands(report), prompt_file=PROMPTS, prompt_line=prompt_line(report),
-        report=report, headline=headline(report), advice=advice(report), worst=worst, right=_right(report),
+        report=report, made=_made(report.created), missing=missing(report), headline=headline(report),
+        advice=advice(report), worst=worst, right=_right(report),
         sign=tables.sign, matrix=tables.matrix(shown, pictured(report)), counts=tables.counts(shown),
         written=tables.written(shown),
         findings=tables.findings(report.results), workarounds=tables.workarounds(report.results),
@@ -62,6 +63,11 @@ def render_html(parts: Parts) -> str:
         quantised=[line for r in report.results if (line := quantisation_line(r)) is not None],
         ran=about.ran(report), facts=about.facts(report), judged=any(parts.judged.values()),
     )  # fmt: skip
+
+
+def _made(created: str) -> str:
+    """`2026-01-02 03:04 UTC`; as it stands where it has another form."""
+    return f"{created[:10]} {created[11:16]} UTC" if created.endswith("+00:00") and len(created) == 25 else created
 
 
 def _script() -> str:

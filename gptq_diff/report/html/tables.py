@@ -10,7 +10,8 @@ from gptq_diff.report.html.data import capture_key, told_findings
 
 SIGNS = {"agree": "✓", "incomplete": "?", "nondeterministic": "≈"}
 """Beside the colour of a status, for those who cannot tell colours apart; any other is ✗."""
-LOG_LINES = 12
+MANY = 12
+"""Prompts, above which those at which something fails come first."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """rows x columns of cells, None where nothing ran. One side is backends and the other prompts, the longer down."""
+    """rows x columns of cells, None where nothing ran. One side is backends and the other prompts, the longer down.
+
+    sorted: failing prompts come first.
+    """
 
     corner: str
+    sorted: bool
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
 
@@ -70,6 +75,8 @@ def matrix(report: Report, pictured: Sequence[Result]) -> Matrix:
     asked = {r.prompt for r in report.results}
     prompts = [p for p in report.prompts if p.id in asked]
     tokens = {p.id: f"{p.id} ({p.tokens} tokens)" for p in prompts}
+    if len(prompts) > MANY:
+        prompts.sort(key=lambda p: all(found[b, p.id].status == "agree" for b in backends if (b, p.id) in found))
 
     def cell(backend: str, prompt: str) -> Cell | None:
         result = found.get((backend, prompt))
@@ -81,9 +88,9 @@ def matrix(report: Report, pictured: Sequence[Result]) -> Matrix:
     names = {b: f"{b} (reference)" if b == report.reference else b for b in backends}
     if len(prompts) > len(backends):
         rows = tuple((tokens[p.id], tuple(cell(b, p.id) for b in backends)) for p in prompts)
-        return Matrix("prompt", tuple(names[b] for b in backends), rows)
+        return Matrix("prompt", len(prompts) > MANY, tuple(names[b] for b in backends), rows)
     rows = tuple((names[b], tuple(cell(b, p.id) for p in prompts)) for b in backends)
-    return Matrix("backend", tuple(tokens[p.id] for p in prompts), rows)
+    return Matrix("backend", len(prompts) > MANY, tuple(tokens[p.id] for p in prompts), rows)
 
 
 def counts(report: Report) -> str:

@@ -53,6 +53,7 @@ def test_zero_prompts_failing_and_a_single_one() -> None:
     report = replace(a_report(a_result("agree", "hf-fp32")), prompts=(PromptInfo("short", 37, "cd" * 32),))
     text = words(page(report))
     assert "Every backend agrees" in text
+    assert "come first" not in text
     assert "Nothing failed" in text
 
 
@@ -75,6 +76,8 @@ def test_two_hundred_prompts() -> None:
     assert [(r.backend, r.prompt) for r in shown[:2]] == [("sim-exllama", "p150"), ("hf-fp32", "p150")]
     text = page(report, judged={(r.backend, r.prompt): judgements("ok") for r in shown})
     assert all(f"{p} (37 tokens)" in text for p in prompts)
+    assert text.index("p150 (37 tokens)") < text.index("p0 (37 tokens)") < text.index("p199 (37 tokens)")
+    assert "Prompts at which something fails come first." in text
     assert "<b>1 overflow, 399 agree</b>" in text
     assert len(text) < 800_000
 
@@ -94,6 +97,9 @@ def test_a_run_cut_short() -> None:
     cut = SkippedBackend("sim-gptq", "the run was interrupted when 1 of its 2 captures were whole", "logs/a.log")
     text = words(page(a_report(a_result("agree", "hf-fp32"), a_result("incomplete"), skipped=(cut,))))
     assert "Not in the table: <b>sim-gptq</b>" in text
+    assert "? without sim-gptq" not in text  # a verdict of `incomplete` says it itself
+    text = words(page(a_report(a_result("agree", "hf-fp32"), a_result("overflow"), skipped=(cut,))))
+    assert "? without sim-gptq" in text
     assert "interrupted when 1 of its 2" in text
 
 
@@ -121,6 +127,24 @@ def test_of_448_linears() -> None:
     maps = {c["key"]: c["maps"] for c in captures}
     assert maps["b6|short"]["x"] == code
     assert any("keep this file small" in m.get("why", "") for m in maps.values())
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_prompt_and_nothing_to_press(count: int) -> None:
+    """A single prompt is a table of one column; where nothing is pictured nothing invites to press."""
+    results = [a_result("agree", "hf-fp32"), a_result("agree")][: 2 * count]
+    text = words(render_html(Parts(a_report(*results), {})))
+    assert text.count('<th scope="col">short (37 tokens)</th>') == count
+    assert "Press a result" not in text
+    assert "report of 2026-01-02 03:04 UTC" in text
+
+
+def test_how_to_see_it_again_and_what_broke() -> None:
+    """Who gets the file from a stranger finds the command, the prompts' lengths, the kernel and its release."""
+    text = words(page(replace(a_report(a_result("agree", "hf-fp32"), a_result("overflow")), original_model=None)))
+    assert "<pre>gptq-diff run --model /models/m --prompt-file prompts.jsonl --backends hf-fp32,sim-exllama" in text
+    assert "There were short (37 tokens), long (63 tokens)" in text
+    assert "What ran there is exllama, on 37 rows. sim-exllama simulates" in text
 
 
 def test_without_stored_judgements() -> None:

@@ -4,7 +4,7 @@ const PAPER = 680;
 const across = (box) => (printing ? Math.min(PAPER, box.clientWidth || PAPER) : box.clientWidth);
 const narrow = () => !printing && $("content").clientWidth < 600;
 /* The same for all that stands along the depth, so that a linear is at the same place in each. */
-const sides = () => ({ marginLeft: narrow() ? 44 : 56, marginRight: narrow() ? 10 : 16, marginBottom: 40 });
+const sides = () => ({ marginLeft: narrow() ? 54 : 58, marginRight: narrow() ? 10 : 16, marginBottom: 40 });
 
 /* One below the other in `box`; said: a sentence for those who cannot see them. */
 function put(box, plots, said, keys = []) {
