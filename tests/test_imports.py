@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "toml_file": {"errors"},
     "config_file": {"errors", "suggest", "toml_file"},
     "presets": NOUNS | {"releases", "suggest"},
-    "environments": NOUNS | {"log_end", "suggest"},
+    "environments": NOUNS | {"log_end", "suggest", "text"},
     "upstream": NOUNS | {"built_file", "log_end", "processes", "releases", "text"},
     "hosts": NOUNS | {"built_file", "environments", "presets", "releases", "upstream"},
     "prompts": NOUNS | {"suggest", "text"},
@@ -82,6 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "log_end",
     }
     | {"models", "presets", "processes", "prompts", "session", "stage", "suggest", "text", "toml_file"},
+    "ci_job": {"errors"},
     "server_probe": {"errors", "suggest", "text"},
     "__main__": {"cli"},
 }

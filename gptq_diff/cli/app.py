@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gptq_diff import __version__
-from gptq_diff.cli import env, kernels, model
+from gptq_diff.cli import ci, env, kernels, model
 from gptq_diff.cli.backends import backends
 from gptq_diff.cli.bundle import bundle
 from gptq_diff.cli.check import check
@@ -54,6 +54,7 @@ for command in (
 app.add_typer(model.app, name="model")
 app.add_typer(env.app, name="env")
 app.add_typer(kernels.app, name="kernels")
+app.add_typer(ci.app, name="ci")
 
 
 def _version(asked: bool) -> None:

