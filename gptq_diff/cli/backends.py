@@ -6,7 +6,6 @@ from dataclasses import asdict
 
 from gptq_diff.cli.options import AsJson
 from gptq_diff.hosts import Host, look_around
-from gptq_diff.presets import PRESETS
 
 
 def backends(as_json: AsJson = False) -> None:
@@ -14,7 +13,7 @@ def backends(as_json: AsJson = False) -> None:
     from gptq_diff.cli.output import console, print_json
 
     here = look_around()
-    hosts = [(preset, here.host_of(preset)) for preset in PRESETS]
+    hosts = [(preset, here.host_of(preset)) for preset in here.presets]
     if as_json:
         listed = [
             {

@@ -25,7 +25,7 @@ class LoadSpec:
     dtype: of the skeleton, "float16" or "float32".
     device: "cpu", "cuda", "cuda:N", or "auto" for a GPU where there is one; vLLM finds its own.
     threads: CPU threads for torch, or 0 for its own choice.
-    route: Preset.route, "" for an engine with one way in.
+    route: Preset.route, "" for an engine with one way in; for kernels of a release, the folder of its builds.
     longest: tokens that the longest job needs, prompt and answer together.
     original: the unquantised model, absolute, to be loaded in place of `model`, whose layers say what is tapped.
     tensor_parallel: processes, each on a GPU of its own, that share the model; 1 for one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from gptq_diff.errors import BackendError
 from gptq_diff.kernels.base import Kernel, Product
 from gptq_diff.kernels.catalogue import make_kernel
 from gptq_diff.kernels.precision import full_precision
+from gptq_diff.kernels.released import release_kernel
+from gptq_diff.releases import backend_of_release
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -42,6 +45,7 @@ class HfEngine(Engine):
         self._model = self._load(spec, dtype)
         self._decoder = Decoder(self._model, str(self._device))
         self._dtype = dtype
+        self._builds = Path(spec.route)
 
     def _load(self, spec: LoadSpec, dtype: torch.dtype) -> nn.Module:
         """The skeleton with the checkpoint in it."""
@@ -50,8 +54,12 @@ class HfEngine(Engine):
         return model
 
     def use_kernel(self, name: str) -> None:
-        """Switch every quantised linear to the kernel of that name."""
-        self.install(make_kernel(name))
+        """Switch every quantised linear to the kernel of that name, a release's (`vllm==0.20.2:exllama`) among them."""
+        if backend_of_release(name) is None:
+            self.install(make_kernel(name))
+            return
+        device = str(self._device) if self._device.type == "cuda" else "cuda:0"
+        self.install(release_kernel(name, self._builds, device))
 
     def install(self, kernel: Kernel) -> None:
         """Switch every quantised linear to that kernel; layers it refuses run in float16 and count as skipped."""

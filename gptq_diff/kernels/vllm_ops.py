@@ -5,6 +5,7 @@ Needs an NVIDIA GPU and vLLM in this interpreter. The last weight prepared is ke
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,12 +27,15 @@ class VllmGemm(Kernel):
     """`gptq_gemm` on the GPU.
 
     path: "exllama-fast" or "exllama-reconstruct", forced by rows, or None for the one that M picks.
+    ops: gptq_gemm and gptq_shuffle; those of the vLLM in this interpreter, if none are given. name: of the kernel.
     """
 
-    def __init__(self, path: str | None, device: str = "cuda:0") -> None:
-        self.name = f"vllm-{path or 'gptq'}"
+    def __init__(
+        self, path: str | None, device: str = "cuda:0", *, ops: ModuleType | None = None, name: str = ""
+    ) -> None:
+        self.name = name or f"vllm-{path or 'gptq'}"
         self._device = device
-        self._ops = vllm_ops()
+        self._ops = vllm_ops() if ops is None else ops
         self._guard = PathGuard(self._ops, device)
         self._guard.force = path
         self._weights: LastMade[GemmWeight] = LastMade(lambda linear: shuffled(self._ops, linear, device))

@@ -14,7 +14,7 @@ from gptq_diff.session.sweep import Lengths
 
 @dataclass(frozen=True)
 class Backend:
-    """One backend to run: a preset with the interpreter that runs it."""
+    """One backend to run: a preset with the interpreter that runs it. route: engines.base.LoadSpec.route."""
 
     name: str
     engine: str

@@ -109,7 +109,8 @@ def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forc
     first = backends[0]
     model = asked.reference_model if first.name == asked.reference else asked.model
     spec = WorkerSpec(
-        engine=first.engine, model=str(model), dtype=first.dtype, device=device_of(first.engine, asked.device),
+        engine=first.engine, model=str(model), dtype=first.dtype,
+        device=device_of(first.engine, asked.device, first.kernel),
         trust_remote_code=asked.trust_remote_code, threads=asked.threads, seed=asked.seed, events="",
         parent=os.getpid(), jobs=jobs, route=first.route,
         tensor_parallel=asked.tensor_parallel if first.engine in SHARING else 1,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gptq_diff.releases import backend_of_release
 
-def device_of(engine: str, asked: str) -> str:
+
+def device_of(engine: str, asked: str, kernel: str = "") -> str:
     """What a worker of that engine is told (engines.base.LoadSpec.device).
 
     Without --device the transformers engine stays on the CPU, where every figure of its simulators is the same on every
-    machine; the other engines take a GPU where there is one, since it is their GPU kernels that people use.
+    machine; the other engines take a GPU where there is one, since it is their GPU kernels that people use. So does it
+    for the kernel of a release.
     """
     if asked:
         return asked
-    return "cpu" if engine == "transformers" else "auto"
+    return "cpu" if engine == "transformers" and backend_of_release(kernel) is None else "auto"
 
 
 def gpu_variables(engine: str, asked: str, environment: Mapping[str, str]) -> dict[str, str]:

@@ -131,8 +131,9 @@ def _load(finished: Finished, how: Again, backend: Backend, jobs: Sequence[Linea
     model = finished.judge if backend.name == finished.record.reference else finished.loaded
     spec = WorkerSpec(
         engine=backend.engine, model=str(model.path.absolute()), dtype=backend.dtype,
-        device=device_of(backend.engine, how.device), trust_remote_code=how.trust_remote_code, threads=0, seed=0,
-        events="", parent=os.getpid(), jobs=tuple(jobs), route=backend.route,
+        device=device_of(backend.engine, how.device, backend.kernel),
+        trust_remote_code=how.trust_remote_code, threads=0, seed=0, events="", parent=os.getpid(),
+        jobs=tuple(jobs), route=backend.route,
         room=max(p.tokens for p in run.prompts()) + 1,
     )  # fmt: skip
     log = (run.root / "logs" / f"{backend.name}.experiments.log").absolute()

@@ -13,6 +13,7 @@ from gptq_diff.compare.results import BAD_KINDS
 from gptq_diff.diagnose.experiments.base import Subject
 from gptq_diff.diagnose.experiments.subject import Where, subject_of
 from gptq_diff.records import ORIGINAL, Judgement
+from gptq_diff.releases import backend_of_release
 from gptq_diff.session.experiments_store import fresh_dir, write_experiments
 from gptq_diff.session.live import not_run
 
@@ -25,12 +26,13 @@ AUTO, OFF, ALL = "auto", "off", "all"
 """--experiments: on live kernels that fail, on none, on every backend. --workarounds: what costs no load of its own,
 none, a fixed checkpoint too."""
 SIMULATED = "transformers"
-"""The engine whose kernels are ours: there is nothing to find out about them, unless it is asked for."""
+"""The engine whose kernels are ours, but for those of releases: nothing is to be found out about them, unless asked."""
 
 
 def concerned(mode: str, engine: str, kernel: str) -> bool:
     """Whether backends of that engine are looked at."""
-    return kernel != ORIGINAL and (mode == ALL or (mode == AUTO and engine != SIMULATED))
+    live = engine != SIMULATED or backend_of_release(kernel) is not None
+    return kernel != ORIGINAL and (mode == ALL or (mode == AUTO and live))
 
 
 @dataclass(frozen=True)

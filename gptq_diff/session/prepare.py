@@ -23,11 +23,13 @@ from gptq_diff.hosts import default_requests, look_around
 from gptq_diff.presets import BackendRequest, parse_backends, preset_named
 from gptq_diff.prompts import read_prompt_file, tokenise
 from gptq_diff.records import Prompt
+from gptq_diff.releases import backend_of_release
 from gptq_diff.session.asked import Asked, Backend
 from gptq_diff.session.original import check_original, check_reference, with_original
 from gptq_diff.session.same_shape import check_same_shape
 from gptq_diff.session.sweep import Lengths, swept
 from gptq_diff.suggest import nearest
+from gptq_diff.upstream.store import user_store
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def prepare_backend(request: BackendRequest) -> Backend:
             reason = host.support.reason
             raise UsageError(f"the backend {preset.name} cannot run here: {reason}", "see `gptq-diff backends`")
         python = host.python
-    return Backend(preset.name, preset.engine, preset.kernel, preset.dtype, str(python), preset.route)
+    released = backend_of_release(preset.name)
+    route = preset.route if released is None else str(user_store().builds(released[0]))
+    return Backend(preset.name, preset.engine, preset.kernel, preset.dtype, str(python), route)
 
 
 def interpreter(named: str) -> Path:

@@ -10,7 +10,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from gptq_diff.cli import backends as command
+from gptq_diff import hosts
 from gptq_diff.cli.app import app
 from gptq_diff.environments.find import user_folder
 from gptq_diff.hosts import look_around
@@ -68,7 +68,7 @@ def test_json_goes_to_stdout_with_every_field() -> None:
 def test_what_is_missing_is_named_in_both(monkeypatch: pytest.MonkeyPatch) -> None:
     """A skip is a value with a reason."""
     absent = dataclasses.replace(PRESETS[0], name="absent", requires=("no_such_module",))
-    monkeypatch.setattr(command, "PRESETS", (absent,))
+    monkeypatch.setattr(hosts, "PRESETS", (absent,))
     row = invoke()[1].splitlines()[1]
     assert row.startswith("absent   no      Python module not installed:")
     (entry,) = json.loads(invoke("--json")[0])["backends"]
@@ -78,7 +78,7 @@ def test_what_is_missing_is_named_in_both(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_environment_is_shown_with_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interpreter and versions of a preset that does not run in our own."""
     held = dataclasses.replace(PRESETS[0], name="held", requires=("auto_gptq",))
-    monkeypatch.setattr(command, "PRESETS", (held,))
+    monkeypatch.setattr(hosts, "PRESETS", (held,))
     versions = {"auto-gptq": "0.7.1", "torch": "2.13.0+cpu"}
     directory = make_environment(user_folder(), "auto-gptq", versions, ("auto_gptq",))
     assert "auto-gptq: auto-gptq 0.7.1, torch 2.13.0+cpu" in " ".join(invoke()[1].split())

@@ -30,6 +30,13 @@ def test_what_is_not_asked_is_each_engines_own(engine: str, given: str, expected
     assert device_of(engine, given) == expected
 
 
+def test_a_releases_kernel_takes_a_gpu_in_the_engine_that_otherwise_would_not() -> None:
+    """It runs nowhere else; a --device is obeyed."""
+    assert device_of("transformers", "", "vllm==0.20.2:exllama") == "auto"
+    assert device_of("transformers", "cuda:1", "vllm==0.20.2:exllama") == "cuda:1"
+    assert device_of("transformers", "", "sim-exllama") == "cpu"
+
+
 @pytest.mark.parametrize(
     ("given", "own", "seen"),
     [

@@ -261,3 +261,5 @@ def test_a_load_without_concerned_backends_has_no_follow_up(tmp_path: Path) -> N
     live = live_load.Live(None, "auto", "hf-fp32", None, None)  # type: ignore[arg-type]
     assert live.of_load([Backend("sim-gptq", "transformers", "sim-gptq", "float16", "python")], ["p1"]) is None
     assert live.of_load([Backend("vllm", "vllm", "as-chosen", "float16", "python")], ["p1"]) is not None
+    released = "vllm==0.20.2:exllama"
+    assert live.of_load([Backend(released, "transformers", released, "float16", "python")], ["p1"]) is not None
