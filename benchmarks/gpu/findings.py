@@ -1,7 +1,7 @@
 """Every script of docs/findings on real kernels: python -m benchmarks.gpu.findings --out FILE.json [--sources DIR]
 
 - on the vLLM that this interpreter has,
-- on gptq_gemm of vLLM 0.33.0 and on exllama_v2 of GPTQModel 7.7.0, compiled from --sources (upstream_sources.py),
+- on gptq_gemm of vLLM 0.33.0 and on exllama_v2 of GPTQModel 7.7.0, compiled from --sources (build_upstream.py),
 - the fused path's script also with 51 rows, which reconstruct, and there nothing should be wrong,
 - with --smollm2, the model that `gptq-diff model build smollm2` wrote, a run of it with the gain shift that breaks the
   fused path, and `gptq-diff reduce` on the live kernel; the script that this writes is run as well,
@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +27,6 @@ import torch
 
 from benchmarks.findings import FUSED, MARLIN, RECONSTRUCT
 from benchmarks.gpu import planted
-from benchmarks.gpu.build_upstream import library_name
 
 FINDINGS = Path(__file__).parents[2] / "docs" / "findings"
 BUILDS = {"vllm-0.33.0-gptq-gemm": (), "gptqmodel-exllamav2": ("--gptqmodel",)}
@@ -70,12 +69,14 @@ def build(name: str, sources: Path, builds: Path) -> dict[str, Any]:
     return {**made, **(json.loads(out.read_text()) if out.is_file() else {"built": False, "error": made["err"]})}
 
 
-def trials(builds: Path, built: Sequence[str]) -> list[tuple[str, str, tuple[str, ...], int]]:
-    """(finding, kernel, arguments, the exit code expected): the defect's own path, and what is right beside it."""
+def trials(libraries: Mapping[str, str]) -> list[tuple[str, str, tuple[str, ...], int]]:
+    """(finding, kernel, arguments, the exit code expected): the defect's own path, and what is right beside it.
+
+    libraries: kernel of BUILDS -> its file.
+    """
     kernels: list[tuple[str, tuple[str, ...]]] = [("vllm", ())]
-    for name in built:
-        library = builds / name / f"{library_name(name)}.so"
-        kernels.append((name, ("--kernel-library", str(library.absolute()), *BUILDS[name])))
+    for name, library in libraries.items():
+        kernels.append((name, ("--kernel-library", library, *BUILDS[name])))
     wanted = []
     for kernel, arguments in kernels:
         wanted.append((FUSED, kernel, arguments, 1))
@@ -132,9 +133,7 @@ def versions() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--sources", type=Path, help="what upstream_sources.py took out; without it nothing is compiled"
-    )
+    parser.add_argument("--sources", type=Path, help="what `kernels fetch --out` wrote; without it nothing is compiled")
     parser.add_argument("--place", type=Path, default=Path("runs"), help="for builds, the shifted model, the run")
     parser.add_argument("--planted", nargs="*", default=[], choices=list(PLANTED), help="models made here, to reduce")
     parser.add_argument("--smollm2", type=Path, help="what `gptq-diff model build smollm2` wrote")
@@ -150,7 +149,9 @@ def main() -> None:
         "date": datetime.now(timezone.utc).date().isoformat(), "builds": found, "scripts": [],
     }  # fmt: skip
     place.mkdir(parents=True, exist_ok=True)
-    for finding, kernel, arguments, expected in trials(builds, [name for name in found if found[name]["built"]]):
+    for finding, kernel, arguments, expected in trials(
+        {name: said["library"] for name, said in found.items() if said["built"]}
+    ):
         said = process([sys.executable, FINDINGS / finding / "repro.py", *arguments], SCRIPT_SECONDS, place)
         shown = [a for a in arguments if not a.startswith(str(builds))]
         report["scripts"].append(

@@ -11,8 +11,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from gptq_diff.built_file import NAME, Built, read_built
 from gptq_diff.errors import BackendError
 from gptq_diff.releases import Release, release_named
@@ -79,4 +77,6 @@ class Store:
 
 def user_store() -> Store:
     """The user's own ($XDG_DATA_HOME/gptq-diff/kernels on Linux)."""
+    import platformdirs  # not in an engine's interpreter, where scripts compile too
+
     return Store(platformdirs.user_data_path("gptq-diff") / "kernels")
