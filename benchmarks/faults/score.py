@@ -6,9 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gptq_diff.compare.figures import FACTOR
 from gptq_diff.records import INTERVALS
 
 ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SURE = (FACTOR + 1.0) / FACTOR
+"""Share of the judge's threshold from which a fault must be found.
+
+The judge sees an effect with the call's own rounding in it, and that may point the other way. What it can promise to
+find is an effect that passes FACTOR floors even after a whole floor has been taken from it.
+"""
 NOTHING = "nothing"
 """Best finding where there is none."""
 HARMLESS = frozenset({"split-k-noise"})
@@ -24,10 +31,11 @@ Rank = tuple[int, int]
 class Score:
     """One fault.
 
-    share: of the threshold, the largest of what should be found first. above: it is 1 or more.
+    share: of the judge's threshold, the largest of what should be found first. above: it is SURE or more.
     kinds: planted above the threshold in the place that should be found first; of a fault below it, all kinds.
     found: something was found at all. exact: the first bad place is the first that was planted above the threshold.
-    cause: the findings there name the planted kinds, as many as there are of them. best: the best finding there.
+    cause: the first findings there name the planted kinds, as many as there are of them; one that lies below the
+    threshold may be among them. best: the best finding there.
     """
 
     share: float
@@ -90,19 +98,21 @@ def rank(layer: str, *, before: bool) -> Rank:
 def score(record: Json) -> Score:
     """How well the report of a run with faults tells them."""
     planted, bad = planted_of(record), record["first_bad"]
-    first = next((p for p in planted if p.share >= 1.0), None)
+    first = next((p for p in planted if p.share >= SURE), None)
     hit = None if bad is None else next((p for p in planted if p.is_at(bad)), None)
     exact = hit is not None and (first is None or hit.rank <= first.rank)
     findings = [f for f in record["findings"] if f["cause"] not in HARMLESS]
     here = [] if bad is None else [f for f in findings if f["layer"] == bad["layer"]]
     at = hit if exact else first
     there = planted if at is None else [p for p in planted if p.rank == at.rank]
-    wanted = {p.kind for p in there if p.share >= 1.0} or {p.kind for p in there}
-    named = {f["cause"] for f in here[: len(wanted)]}
+    planted_there = {p.kind for p in there}
+    wanted = {p.kind for p in there if p.share >= SURE} or planted_there
+    named = [f["cause"] for f in here[: len(planted_there)]]
+    right = wanted <= set(named) and set(named[: len(wanted)]) <= planted_there
     return Score(
         share=max((p.share for p in planted if first is None or p.rank == first.rank), default=0.0),
         above=first is not None, single=len(record["planted"]) == 1, kinds=tuple(sorted(wanted)),
-        found=bad is not None or bool(findings), exact=exact, cause=exact and named == wanted,
+        found=bad is not None or bool(findings), exact=exact, cause=exact and right,
         best=here[0]["cause"] if here else NOTHING,
     )  # fmt: skip
 

@@ -92,7 +92,10 @@ def job_of(raw: dict[str, Any]) -> Job:
 
 @contextlib.contextmanager
 def spoiled(engine: Any, layers: frozenset[str], ask: Ask) -> Iterator[None]:
-    """Below the tap, the products of those linears replaced by what the parent makes of them."""
+    """Below the tap, the products of those linears replaced by what the parent makes of them; a bias is added after.
+
+    A spoiled sum of product and bias would not be what a kernel with that fault gives: it would be rounded before.
+    """
     model = getattr(engine, "_model", None)
     linears = engine._linears if hasattr(engine, "_linears") else model._linears
     with contextlib.ExitStack() as undo:
@@ -112,14 +115,13 @@ def _in_vllm(linear: Any, parts: list[Any], ask: Ask) -> Iterator[None]:
     apply, own = method.apply, vars(method).get("apply")
 
     def changed(layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        y = apply(layer, x, bias)
         if layer is not module:
-            return y
-        y = y.clone()
+            return apply(layer, x, bias)
+        y = apply(layer, x, None).clone()
         for part in parts:
             columns = y.reshape(-1, y.shape[-1])[:, part.first : part.last]
             columns.copy_(ask(part.spec.name, x.reshape(-1, x.shape[-1]), columns))
-        return y
+        return y if bias is None else y + bias.to(y.dtype)
 
     method.apply = changed
     try:
@@ -137,9 +139,13 @@ def _in_module(linear: Any, ask: Ask) -> Iterator[None]:
     forward, own = module.forward, vars(module).get("forward")
 
     def changed(x: torch.Tensor) -> torch.Tensor:
-        y = forward(x)
-        rows = ask(linear.spec.name, x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
-        return rows.reshape(y.shape)
+        bias, module.bias = module.bias, None
+        try:
+            y = forward(x)
+        finally:
+            module.bias = bias
+        rows = ask(linear.spec.name, x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])).reshape(y.shape)
+        return rows if bias is None else rows + bias.to(rows.dtype)
 
     module.forward = changed
     try:

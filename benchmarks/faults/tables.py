@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.faults.score import Json, Score, alarms, score, usable
+from benchmarks.faults.score import SURE, Json, Score, alarms, score, usable
 
-EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 16.0, 256.0, math.inf)
-"""Shares of the threshold between which the curve is drawn; overflows and NaN, which have no size, come last."""
+EDGES = (0.0, 0.25, 0.5, 1.0, SURE, 2.0, 4.0, 16.0, 256.0, math.inf)
+"""Shares of the judge's threshold between which the curve is drawn; overflows and NaN, without size, come last."""
 
 
 def summary(records: Sequence[Json]) -> dict[str, Any]:
@@ -23,7 +23,8 @@ def summary(records: Sequence[Json]) -> dict[str, Any]:
     return {
         "faults": len(faults), "healthy": len(healthy), "errors": [r["id"] for r in records if r.get("error")],
         "above": len(above), "above_share": ratio(len(above), len(faults)),
-        "below_found": sum(s.found for _, s in scored if not s.above),
+        "near": found_of(s for _, s in scored if 1.0 <= s.share < SURE),
+        "below": found_of(s for _, s in scored if s.share < 1.0),
         "exact": counted(s.exact for _, s in above), "exact_single": counted(s.exact for s in single),
         "cause": counted(s.cause for _, s in above), "cause_single": counted(s.cause for s in single),
         "false_alarms": false, "reference_alarms": of_references, "kinds": by_kind(above),
@@ -31,6 +32,11 @@ def summary(records: Sequence[Json]) -> dict[str, Any]:
         "confusion": confusion(above), "places": by_place(above), "curve": curve([s for _, s in scored]),
         "misses": [r["id"] for r, s in above if not (s.exact and s.cause)],
     }  # fmt: skip
+
+
+def found_of(scores: Iterable[Score]) -> dict[str, Any]:
+    """How many of these were found at all."""
+    return counted(s.found for s in scores)
 
 
 def plain(s: Score) -> str:
@@ -43,7 +49,7 @@ def ratio(part: int, whole: int) -> float | None:
     return round(part / whole, 4) if whole else None
 
 
-def counted(hits: Any) -> dict[str, Any]:
+def counted(hits: Iterable[bool]) -> dict[str, Any]:
     """How many of how many."""
     found = list(hits)
     return {"right": sum(found), "of": len(found), "rate": ratio(sum(found), len(found))}
@@ -92,6 +98,11 @@ def curve(scores: Sequence[Score]) -> list[dict[str, Any]]:
     return [row for row in rows if row["faults"]]
 
 
+def edge(row: Json, without_size: str) -> str:
+    """A row of the curve by its name."""
+    return without_size if row["from"] == "inf" else f"{row['from']:.3g} to {float(row['to']):.3g}"
+
+
 def _point(low: float, high: float, inside: Sequence[Score]) -> dict[str, Any]:
     return {
         "from": low if math.isfinite(low) else "inf", "to": high if math.isfinite(high) else "inf",
@@ -114,7 +125,7 @@ def text(found: dict[str, Any]) -> str:
     sound = f"{len(found['reference_alarms'])} of {found['faults']} references {found['reference_alarms'] or ''}"
     lines = [
         f"above the threshold   {above}" + (f" ({100 * found['above_share']:.0f} %)" if found["faults"] else ""),
-        f"  of the others found {found['below_found']}",
+        f"  found just below it {shown(found['near'])}; further below {shown(found['below'])}",
         f"first layer exact     {shown(found['exact'])}; single faults {shown(found['exact_single'])}",
         f"cause right           {shown(found['cause'])}; single faults {shown(found['cause_single'])}",
         f"false alarms          {false}",
@@ -128,7 +139,7 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"{kind:<24}{exact:>10}{cause:>10}   {best}")
     lines += ["", f"{'share of the threshold':<24}{'faults':>8}{'found':>8}{'layer':>8}{'cause':>8}"]
     for row in found["curve"]:
-        name = "NaN or infinite" if row["from"] == "inf" else f"{row['from']:g} to {row['to']}"
+        name = edge(row, "NaN or infinite")
         lines.append(f"{name:<24}{row['faults']:>8}{row['found']:>8}{row['exact']:>8}{row['cause']:>8}")
     return "\n".join(lines)
 

@@ -53,7 +53,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class Done:
-    """What was done to the finished product, and in which columns (bool [C])."""
+    """What was done to the weight or to the finished product, and in which columns (bool [C])."""
 
     variant: Variant
     mask_C: torch.Tensor
@@ -63,6 +63,7 @@ class Done:
 class State:
     """Pieces of the sampled columns with some hypotheses applied.
 
+    after: what is done to the weight that the pieces make, and to the product, in this order each.
     error2_C, floor2_C: float64, squared error and what rounding explains of it.
     """
 
@@ -71,6 +72,10 @@ class State:
     applied: tuple[Applied, ...]
     error2_C: torch.Tensor
     floor2_C: torch.Tensor
+
+    def weight(self) -> torch.Tensor:
+        """What x is multiplied by, float32 [K, C]."""
+        return weight_of(self.parts, self.after)
 
     @property
     def left(self) -> float:
@@ -142,7 +147,7 @@ class Search:
         return float((raw_C if columns_C is None else raw_C[columns_C]).sum())
 
     def _state(self, parts: Parts, after: tuple[Done, ...], applied: tuple[Applied, ...]) -> State:
-        w_KC = parts.weight()
+        w_KC = weight_of(parts, after)
         y_MC = self._finished(parts.x_MK @ w_KC, after)
         error2_C = self.case.error2(y_MC, self.columns)
         floor2_C = self.case.floor2(y_MC, w_KC, parts.x_MK)
@@ -153,8 +158,8 @@ class Search:
     def _finished(self, y_MC: torch.Tensor, after: tuple[Done, ...]) -> torch.Tensor:
         """What was done to the product."""
         for done in after:
-            assert done.variant.after is not None
-            y_MC = torch.where(done.mask_C, done.variant.after(y_MC, self.columns), y_MC)
+            if done.variant.after is not None:
+                y_MC = torch.where(done.mask_C, done.variant.after(y_MC, self.columns), y_MC)
         return y_MC
 
     def _evident(self) -> list[State]:
@@ -205,7 +210,7 @@ class Search:
             if changed is None:
                 return None
             parts = changed if bool(mask_C.all()) else in_some_columns(parts, changed, mask_C)
-        after = at.after if variant.after is None else (*at.after, Done(variant, mask_C))
+        after = (*at.after, Done(variant, mask_C)) if is_done_after(variant) else at.after
         applied = Applied(variant, variant.says, int(mask_C.sum()), None)
         return self._state(parts, after, (*at.applied, applied))
 
@@ -223,14 +228,14 @@ class Search:
             if not bool(mask_C.any()):
                 continue
             parts = parts if variant.change is None else in_some_columns(parts, state.parts, mask_C)
-            after = after if variant.after is None else (*after, Done(variant, mask_C))
+            after = (*after, Done(variant, mask_C)) if is_done_after(variant) else after
         return self._state(parts, after, (*at.applied, _applied(wholes, taken_C, None)))
 
     def _by_block(self, at: State, wholes: Sequence[tuple[Variant, State]], *, by_column: bool) -> list[State]:
         """Variants in some groups (or slices) only; a column may choose its own."""
         blocks_K = blocks_of(at.parts, wholes[0][0].scope)
-        before = at.parts.weight()
-        deltas = [self._deltas(state.parts.weight() - before, at.parts, blocks_K) for _, state in wholes]
+        before = at.weight()
+        deltas = [self._deltas(state.weight() - before, at.parts, blocks_K) for _, state in wholes]
         known_MC = self._known(at)
         gap_MC = torch.where(known_MC, self._gap(at), 0.0)
         found: list[State] = []
@@ -267,7 +272,7 @@ class Search:
 
     def _gap(self, at: State) -> torch.Tensor:
         """float32 [M, C]: y - what the state makes of it, rows weighted."""
-        product_MC = self._finished(at.parts.x_MK @ at.parts.weight(), at.after)
+        product_MC = self._finished(at.parts.x_MK @ at.weight(), at.after)
         return (self.case.y_MN[:, self.columns] - product_MC) * self.case.weight_M.sqrt().float()[:, None]
 
     def _deltas(self, change_KC: torch.Tensor, parts: Parts, blocks_K: torch.Tensor) -> torch.Tensor:
@@ -275,6 +280,20 @@ class Search:
         x_MK = parts.x_MK * self.case.weight_M.sqrt().float()[:, None]
         rows = [torch.nonzero(blocks_K == b).flatten() for b in range(int(blocks_K.max()) + 1)]
         return torch.stack([x_MK[:, r] @ change_KC[r].nan_to_num(0.0, 0.0, 0.0) for r in rows])
+
+
+def is_done_after(variant: Variant) -> bool:
+    """Whether it does something to the weight or the product, not to the pieces alone."""
+    return variant.on_weight is not None or variant.after is not None
+
+
+def weight_of(parts: Parts, after: tuple[Done, ...]) -> torch.Tensor:
+    """float32 [K, C]: the weight that the pieces make, after what is done to it."""
+    w_KC = parts.weight()
+    for done in after:
+        if done.variant.on_weight is not None:
+            w_KC = torch.where(done.mask_C, done.variant.on_weight(w_KC), w_KC)
+    return w_KC
 
 
 def _helpful(state: State) -> float:

@@ -23,12 +23,8 @@ def bfloat16(_case: Case) -> Iterator[Variant]:
     def scales(parts: Parts, _columns: torch.Tensor) -> Parts:
         return parts.with_(scales_GC=brain(parts.scales_GC))
 
-    def weights(parts: Parts, _columns: torch.Tensor) -> Parts:
-        dense = parts.as_dense()
-        return dense.with_(scales_GC=brain(dense.scales_GC))
-
     yield Variant("bfloat16", "dtype", "scales were rounded to bfloat16", scales)
-    yield Variant("bfloat16", "dtype", "weights were rounded to bfloat16", weights, on_dense=True)
+    yield Variant("bfloat16", "dtype", "weights were rounded to bfloat16", on_weight=brain, on_dense=True)
 
 
 @hypothesis

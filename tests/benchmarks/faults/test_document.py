@@ -26,6 +26,7 @@ def test_the_page_shows_figures_confusion_and_misses():
         "| faults above the threshold | 2 of 3 (66.7 %) | >= 80 % |", "| cause right, all | 50.0 % (1 of 2) |",
         "| dtype | unknown 1 |", "Causes that were not told apart: dtype taken for unknown (1).",
         "--seed 1234 --only ID", "fault-1: m fp16", "| dtype | 1 | 1 | 0 | 1 |", "0 of 1",
+        "| found of those from 1 to 1.33 judge's thresholds | none |", "| found of those below | 0.0 % (0 of 1) |",
     ):  # fmt: skip
         assert words in page, words
 
@@ -38,5 +39,5 @@ def test_a_development_seed_is_said_to_be_one():
 
 def test_lines_fit_the_page():
     """Prose keeps to 120 columns, as the other pages do."""
-    text = document.INTRO + document.THRESHOLD.format(factor=3)
+    text = document.INTRO + document.THRESHOLD.format(factor=3, sure=4, share=4 / 3)
     assert max(map(len, text.splitlines())) <= 120

@@ -101,8 +101,10 @@ def test_a_hanging_process_is_given_up(process, monkeypatch):
 
 
 class Halved(nn.Module):
+    bias: torch.Tensor | None = None
+
     def forward(self, x):
-        return x / 2
+        return x / 2 if self.bias is None else x / 2 + self.bias
 
 
 def test_a_librarys_module_is_spoiled_below_the_tap_and_restored():
@@ -114,6 +116,22 @@ def test_a_librarys_module_is_spoiled_below_the_tap_and_restored():
     with served.spoiled(engine, frozenset({"l"}), lambda name, x_MK, y_MN: y_MN + x_MK.shape[0]):
         assert torch.equal(module(x), torch.full((1, 4, 2), 4.5))
     assert torch.equal(module(x), x / 2) and "forward" not in vars(module)
+
+
+def test_what_spoils_a_product_does_not_see_the_bias_that_comes_after_it():
+    """Of a module and of a fused linear: (product spoiled) + bias, never (product + bias) spoiled."""
+    module = Halved()
+    module.bias = torch.full((2,), 10.0)
+    engine = SimpleNamespace(_linears=[SimpleNamespace(spec=SimpleNamespace(name="l"), module=module)])
+    with served.spoiled(engine, frozenset({"l"}), lambda name, x_MK, y_MN: y_MN * 3):
+        assert module(torch.ones(1, 4, 2)).tolist() == [[[11.5, 11.5]] * 4]
+    assert module.bias.tolist() == [10.0, 10.0] and module(torch.ones(1, 2)).tolist() == [[10.5, 10.5]]
+    method = SimpleNamespace(apply=lambda layer, x, bias=None: x / 2 if bias is None else x / 2 + bias)
+    part = SimpleNamespace(spec=SimpleNamespace(name="l"), first=0, last=2)
+    linear = SimpleNamespace(module=nn.Module(), method=method, parts=[part])
+    engine = SimpleNamespace(_model=SimpleNamespace(_linears=[linear]))
+    with served.spoiled(engine, frozenset({"l"}), lambda name, x_MK, y_MN: y_MN * 3):
+        assert method.apply(linear.module, torch.ones(1, 2), torch.full((2,), 10.0)).tolist() == [[11.5, 11.5]]
 
 
 def test_a_part_of_a_fused_linear_is_spoiled_alone():

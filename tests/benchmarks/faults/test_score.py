@@ -73,6 +73,24 @@ def test_of_two_in_one_linear_one_may_be_too_mild():
     assert told(record(planted, K, [("clamp", K)]))[3] is True
 
 
+def test_the_milder_of_two_in_one_linear_may_be_named_first():
+    """One below the threshold may be named or not, before or after the other; what was not planted may not."""
+    planted = [fault("clamp", {K: 9.0}), fault("dtype", {K: 1.2})]
+    assert told(record(planted, K, [("clamp", K)]))[3] is True
+    assert told(record(planted, K, [("dtype", K), ("clamp", K)]))[3] is True
+    assert told(record(planted, K, [("dtype", K)]))[3] is False
+    assert told(record(planted, K, [("unknown", K), ("clamp", K)]))[3] is False
+
+
+def test_the_threshold_leaves_room_for_a_whole_floor_of_rounding():
+    """Three floors are what the judge asks for, so four are what can be promised; between them is neither."""
+    at = {share: score(record([fault("dtype", {K: share})])).above for share in (0.99, 1.0, 1.33, 1.34)}
+    assert at == {0.99: False, 1.0: False, 1.33: False, 1.34: True}
+    records = [record([fault("dtype", {K: 1.1})]), record([fault("dtype", {K: 1.2})], K, [("dtype", K)])]
+    found = tables.summary([*records, record([fault("dtype", {K: 0.5})])])
+    assert (found["above"], found["near"]["right"], found["near"]["of"], found["below"]["of"]) == (0, 1, 2, 1)
+
+
 def test_exchanged_linears_are_found_at_the_first_of_them():
     """q and k exchanged is one fault that two linears show."""
     planted = [fault("shard-order", {K: 500.0, Q: 400.0})]
