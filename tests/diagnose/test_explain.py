@@ -22,6 +22,13 @@ def one_group(values: torch.Tensor, group: int, columns: slice, by: int) -> torc
     return changed
 
 
+def times(values: torch.Tensor, by: dict[int, float], columns: slice) -> torch.Tensor:
+    changed = values.clone()
+    for group, factor in by.items():
+        changed[group, columns] *= factor
+    return changed
+
+
 def exchanged(values: torch.Tensor, a: int, b: int) -> torch.Tensor:
     changed = values.clone()
     changed[[a, b]] = changed[[b, a]]
@@ -35,6 +42,12 @@ def without_slices(q: Made, x: torch.Tensor) -> torch.Tensor:
     return y
 
 
+def in_columns(q: Made, x: torch.Tensor, columns: slice, factor: float) -> torch.Tensor:
+    y = product(x, q.weight()).float()
+    y[:, columns] *= factor
+    return y.half()
+
+
 SINGLE: dict[str, tuple[str, Wrong]] = {
     "all zero points one too low": ("zero-point-shift", lambda q, x: product(x, q.weight(zeros=q.zeros - 1))),
     "all zero points one too high": ("zero-point-shift", lambda q, x: product(x, q.weight(zeros=q.zeros + 1))),
@@ -45,6 +58,12 @@ SINGLE: dict[str, tuple[str, Wrong]] = {
         "zero-point-shift", lambda q, x: product(x, q.weight(zeros=one_group(q.zeros, 5, slice(9, 10), -1))),
     ),
     "scales of the group before": ("scale-group", lambda q, x: product(x, q.weight(scales=q.scales.roll(1, 0)))),
+    "scales of one group a twentieth too large": (
+        "scale-group", lambda q, x: product(x, q.weight(scales=times(q.scales, {3: 1.05}, slice(None)))),
+    ),
+    "scales of two groups wrong in every fifth column": (
+        "scale-group", lambda q, x: product(x, q.weight(scales=times(q.scales, {0: 0.5, 6: 1.01}, slice(0, None, 5)))),
+    ),
     "scales of two groups exchanged": (
         "scale-group", lambda q, x: product(x, q.weight(scales=exchanged(q.scales, 2, 6))),
     ),
@@ -63,6 +82,7 @@ SINGLE: dict[str, tuple[str, Wrong]] = {
     "a bfloat16 result": ("dtype", lambda q, x: product(x, q.weight()).bfloat16().half()),
     "values cut off": ("clamp", lambda q, x: product(x, q.weight()).clamp(-3, 3)),
     "slices of K lost in some columns": ("race-or-uninitialised", without_slices),
+    "a common factor in some columns": ("unknown", lambda q, x: in_columns(q, x, slice(0, 40), 1.01)),
     "a common factor": ("unknown", lambda q, x: (product(x, q.weight()).float() * 1.05).half()),
 }  # fmt: skip
 
@@ -146,3 +166,22 @@ def test_slices_are_told_with_the_size_that_was_looked_at() -> None:
     q, x = make("model.layers.0.self_attn.q_proj", 512), inputs(37)
     (found,) = explained(without_slices(q, x), x, q)
     assert "in slices of 32 rows 0, 1, 2, 3, 4, 5, 6, 7" in found.evidence[0]
+
+
+def test_a_factor_of_a_groups_scales_is_told_with_its_size() -> None:
+    """Group 3, 1.05 times; and a factor that all groups share is none of a group."""
+    q, x = make("model.layers.0.self_attn.q_proj", 512), inputs(37)
+    (found,) = explained(product(x, q.weight(scales=times(q.scales, {3: 1.05}, slice(None)))), x, q)
+    assert "1.05 times in group 3" in found.evidence[0]
+    (other,) = explained(in_columns(q, x, slice(0, 40), 1.01), x, q)
+    assert other.cause == "unknown" and "1.01" in "\n".join(other.evidence)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_factors_of_groups_are_not_read_out_of_a_few_wrong_words(rows: int) -> None:
+    """Three columns with other codes where the massive activation is: a factor a group would fit them, by chance."""
+    q, x = make("model.layers.0.self_attn.q_proj", 512), inputs(rows)
+    codes = q.codes.clone()
+    codes[96:104, :3] = 15 - codes[96:104, :3]
+    found = explained(product(x, q.weight(codes=codes)), x, q)
+    assert all("times in group" not in f.evidence[0] for f in found)
