@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gptq_diff.checkpoint.stuck import stuck_groups
+from gptq_diff.checkpoint.stuck import pruned_groups, stuck_groups
 from gptq_diff.checkpoint.zeros import ambiguous_zeros, off_centre_zeros
 from gptq_diff.records import LayerSpec, ModelInfo, SkippedLayer
 
@@ -24,6 +24,7 @@ class LayerInspection:
     scale_min, scale_max: over the finite scales; None when there is none.
     nan_scales, inf_scales, zero_scales, subnormal_scales, negative_scales: numbers of scales, of G * N.
     stuck_groups: groups whose codes are all one value, of G * N.
+    pruned_groups: those of them whose weights are all zero, as pruned channels and padding have them; not suspicious.
     ambiguous_zeros: v1 zero points stored as 2^bits - 1, which engines read in two ways, of G * N.
     off_centre_zeros: zero points of a symmetric layer that are not 2^(bits - 1), of G * N; 0 for an asymmetric one.
     reordered_rows: True when g_idx puts rows into groups in another order than their own.
@@ -39,6 +40,7 @@ class LayerInspection:
     subnormal_scales: int
     negative_scales: int
     stuck_groups: int
+    pruned_groups: int
     ambiguous_zeros: int
     off_centre_zeros: int
     reordered_rows: bool
@@ -55,7 +57,7 @@ class LayerInspection:
             (self.negative_scales, "negative scales"),
             (self.zero_scales, "zero scales"),
             (self.subnormal_scales, "subnormal scales"),
-            (self.stuck_groups, f"of {total} groups with all codes at one value"),
+            (self.stuck_groups - self.pruned_groups, f"of {total} groups with all codes at one value"),
             (self.ambiguous_zeros, f"ambiguous zero points (stored {2**self.spec.bits - 1})"),
             (self.off_centre_zeros, f"zero points off {2 ** (self.spec.bits - 1)} though symmetric"),
         )
@@ -96,6 +98,7 @@ def inspect_linear(linear: PackedLinear) -> LayerInspection:
     """Count what is odd in one linear."""
     scales = linear.scales
     finite = scales[scales.isfinite()]
+    stuck_GN = stuck_groups(linear)
     smallest_normal = torch.finfo(scales.dtype).tiny
     return LayerInspection(
         spec=linear.spec,
@@ -106,7 +109,8 @@ def inspect_linear(linear: PackedLinear) -> LayerInspection:
         zero_scales=int((scales == 0).sum()),
         subnormal_scales=int(((finite != 0) & (finite.abs() < smallest_normal)).sum()),
         negative_scales=int((scales < 0).sum()),
-        stuck_groups=int(stuck_groups(linear).sum()),
+        stuck_groups=int(stuck_GN.sum()),
+        pruned_groups=int(pruned_groups(linear, stuck_GN).sum()),
         ambiguous_zeros=int(ambiguous_zeros(linear).sum()),
         off_centre_zeros=int(off_centre_zeros(linear).sum()) if linear.spec.sym else 0,
         reordered_rows=linear.g_idx is not None,

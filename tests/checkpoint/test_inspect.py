@@ -15,7 +15,7 @@ from gptq_diff.checkpoint.inspect import LayerInspection, inspect_checkpoint, in
 from gptq_diff.checkpoint.packed import PackedLinear
 from gptq_diff.checkpoint.packing import pack_rows, pack_zeros
 from gptq_diff.checkpoint.reader import open_checkpoint
-from gptq_diff.checkpoint.stuck import stuck_groups
+from gptq_diff.checkpoint.stuck import pruned_groups, stuck_groups
 from gptq_diff.checkpoint.zeros import ambiguous_zeros
 from gptq_diff.cli.model_inspect import inspect
 from gptq_diff.records import LayerSpec
@@ -100,6 +100,33 @@ def test_stuck_groups_are_found_exactly(bits: int, order: str) -> None:
     assert not bool(expected[2, 5])
     assert torch.equal(stuck_groups(linear), expected)
     assert inspect_linear(linear).stuck_groups == int(expected.sum())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_pruned_groups_are_no_suspicion_and_stuck_ones_beside_them_are(bits: int, shuffled: bool) -> None:
+    """All codes the zero point is a weight of zero; all codes another value, or 0 with a zero point of 0, is not."""
+    linear = sound(bits, k=96, sym=False)
+    spec = replace(linear.spec, format="gptq_v2")
+    codes = torch.randint(0, 2**bits, (96, 32), generator=torch.Generator().manual_seed(4))
+    zeros = torch.full((3, 32), 2 ** (bits - 1))
+    zeros[1, 4], zeros[2, 6] = 1, 0
+    group_K = torch.arange(96) // 32
+    if shuffled:
+        group_K = group_K[torch.randperm(96, generator=torch.Generator().manual_seed(5))]
+    codes[group_K == 0, 2] = 2 ** (bits - 1)
+    codes[group_K == 1, 4] = 1
+    g_idx = group_K.to(torch.int32) if shuffled else None
+    pruned = replace(
+        linear, spec=spec, g_idx=g_idx, qweight=pack_rows(codes, bits), qzeros=pack_zeros(zeros, bits, "gptq_v2")
+    )
+    assert pruned_groups(pruned, stuck_groups(pruned)).nonzero().tolist() == [[0, 2], [1, 4]]
+    assert not any("groups" in words for words in inspect_linear(pruned).suspicions)
+    codes[group_K == 2, 6] = 0
+    codes[group_K == 0, 9] = 0
+    stuck = replace(pruned, qweight=pack_rows(codes, bits))
+    assert inspect_linear(stuck).pruned_groups == 2
+    assert "2 of 96 groups with all codes at one value" in inspect_linear(stuck).suspicions
 
 
 def test_a_group_without_rows_is_not_stuck() -> None:

@@ -172,7 +172,7 @@ def test_a_factor_of_a_groups_scales_is_told_with_its_size() -> None:
     """Group 3, 1.05 times; and a factor that all groups share is none of a group."""
     q, x = make("model.layers.0.self_attn.q_proj", 512), inputs(37)
     (found,) = explained(product(x, q.weight(scales=times(q.scales, {3: 1.05}, slice(None)))), x, q)
-    assert "1.05 times in group 3" in found.evidence[0]
+    assert "multiplied by 1.05 in group 3" in found.evidence[0]
     (other,) = explained(in_columns(q, x, slice(0, 40), 1.01), x, q)
     assert other.cause == "unknown" and "1.01" in "\n".join(other.evidence)
 
@@ -184,4 +184,4 @@ def test_factors_of_groups_are_not_read_out_of_a_few_wrong_words(rows: int) -> N
     codes = q.codes.clone()
     codes[96:104, :3] = 15 - codes[96:104, :3]
     found = explained(product(x, q.weight(codes=codes)), x, q)
-    assert all("times in group" not in f.evidence[0] for f in found)
+    assert all("multiplied by" not in f.evidence[0] for f in found)

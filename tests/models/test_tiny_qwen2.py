@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from gptq_diff.checkpoint.inspect import inspect_checkpoint
+from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.errors import UsageError
 from gptq_diff.models.build import build_model
 from gptq_diff.models.options import BuildOptions, GainShift
@@ -206,3 +208,10 @@ def test_impossible_options_are_refused_and_leave_nothing(own_cache: Path, tmp_p
         build_model("tiny-qwen2", BuildOptions(**options), out=tmp_path / "m")
     assert not (tmp_path / "m").exists()
     assert not list(tmp_path.glob(".m*"))
+
+
+@pytest.mark.parametrize("options", [{}, {"bits": 2, "sym": False}, {"bits": 8, "desc_act": True}])
+def test_inspecting_a_healthy_model_marks_nothing(tmp_path: Path, options) -> None:
+    """Columns that are zero on purpose are pruned, not stuck; nothing else is odd either."""
+    with open_checkpoint(tiny(tmp_path, **options)) as checkpoint:
+        assert {layer.spec.name: layer.suspicions for layer in inspect_checkpoint(checkpoint).suspicious} == {}

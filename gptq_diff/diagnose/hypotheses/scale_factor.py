@@ -36,9 +36,9 @@ def scales_times_a_factor(case: Case) -> Iterator[Variant]:
     def scaled(parts: Parts, _columns: torch.Tensor) -> Parts:
         return parts.with_(scales_GC=parts.scales_GC * factor_G[:, None])
 
-    told = ", ".join(f"{float(factor_G[g]):.4g} times in group {g}" for g in chosen[:4])
+    told = ", ".join(f"by {float(factor_G[g]):.4g} in group {g}" for g in chosen[:4])
     more = f" and in {len(chosen) - 4} other groups" if len(chosen) > 4 else ""
-    yield Variant("scale-factor", "scale-group", f"scales were taken {told}{more}", scaled)
+    yield Variant("scale-factor", "scale-group", f"scales were multiplied {told}{more}", scaled)
 
 
 def factors(case: Case) -> torch.Tensor | None:
