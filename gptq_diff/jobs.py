@@ -15,6 +15,19 @@ from typing import Any, Union
 
 
 @dataclass(frozen=True)
+class Plant:
+    """A fault to plant in the kernel, or the engine's model, while a job runs (gptq_diff.faults).
+
+    kind: of faults.catalogue.KINDS. layer: a quantised linear. size: 0 (mild) to 1 (gross). seed: of what is drawn.
+    """
+
+    kind: str
+    layer: str
+    size: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class Job:
     """One prompt through one kernel mode.
 
@@ -23,6 +36,7 @@ class Job:
     prompt: prompt id.
     out: capture directory, absolute; must not exist.
     forced: ids to feed instead of the model's own choice, or None.
+    plant: a fault to run it with, or None.
     """
 
     backend: str
@@ -33,6 +47,7 @@ class Job:
     forced: tuple[int, ...] | None
     out: str
     repeat: int = 1
+    plant: Plant | None = None
 
     @property
     def key(self) -> str:
@@ -101,6 +116,7 @@ def _job_from(raw: dict[str, Any]) -> AnyJob:
     if "calls" not in values:
         values["token_ids"] = tuple(values["token_ids"])
         values["forced"] = None if values["forced"] is None else tuple(values["forced"])
+        values["plant"] = None if values.get("plant") is None else Plant(**values["plant"])
         return Job(**values)
     values["calls"] = tuple(_call_from(call) for call in values["calls"])
     return LinearJob(**values)

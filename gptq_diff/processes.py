@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,20 @@ def end_descendants(root: int) -> None:
         for process in new:
             _kill(process.pid)
         killed |= new
+
+
+def end_with_parent(parent: int) -> None:
+    """Leave no orphan: a thread that ends this process, and what it has started, once its parent is gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        end_descendants(os.getpid())
+        if os.getpgrp() == os.getpid():  # as a launcher starts it: the group is this process' own
+            os.killpg(0, signal.SIGKILL)
+        os._exit(3)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Family:

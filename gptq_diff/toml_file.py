@@ -26,10 +26,13 @@ class TomlFile:
     prefix: tuple[str, ...]
     table: dict[str, object]
 
-    def error(self, keys: tuple[str, ...], reason: str, hint: str) -> UsageError:
-        """An error that names the file and the line on which `keys`, from our table on, get their value."""
-        line = _line_of(self.text, (*self.prefix, *keys))
-        return UsageError(f"{self.path}, line {line}: {reason}", hint)
+    def line(self, keys: tuple[str | int, ...]) -> int:
+        """The line, from 1, on which `keys`, from our table on, get their value; an integer is a place in a list."""
+        return _line_of(self.text, (*self.prefix, *keys))
+
+    def error(self, keys: tuple[str | int, ...], reason: str, hint: str) -> UsageError:
+        """An error that names the file and the line on which `keys` get their value."""
+        return UsageError(f"{self.path}, line {self.line(keys)}: {reason}", hint)
 
 
 def read_toml(path: Path, prefix: tuple[str, ...] = ()) -> TomlFile | None:
@@ -59,7 +62,7 @@ def read_toml(path: Path, prefix: tuple[str, ...] = ()) -> TomlFile | None:
     return TomlFile(path, text, prefix, found)
 
 
-def _line_of(text: str, keys: tuple[str, ...]) -> int:
+def _line_of(text: str, keys: tuple[str | int, ...]) -> int:
     """The line, from 1, on which the statement begins that gives `keys` a value.
 
     tomllib reports no places. So the file is read again line by line: the first beginning of it that parses and holds
@@ -73,8 +76,15 @@ def _line_of(text: str, keys: tuple[str, ...]) -> int:
         except tomllib.TOMLDecodeError:
             continue
         for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
+            found = _in(found, key)
         if found is not None:
             return above + 1
         above = count
     return 1  # not reached for a key of this text
+
+
+def _in(found: object, key: str | int) -> object:
+    """What stands there; None where nothing does."""
+    if isinstance(key, int):
+        return found[key] if isinstance(found, list) and key < len(found) else None
+    return found.get(key) if isinstance(found, dict) else None

@@ -5,10 +5,7 @@ Runs under any interpreter from Python 3.9 up that has torch, numpy, safetensors
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -18,7 +15,7 @@ from typing import TYPE_CHECKING, Callable
 from gptq_diff.errors import GptqDiffError
 from gptq_diff.jobs import AnyJob, Events, Job, LinearJob, WorkerSpec, handed_out, round_file
 from gptq_diff.memory import ran_out_of_gpu_memory
-from gptq_diff.processes import end_descendants
+from gptq_diff.processes import end_with_parent
 
 if TYPE_CHECKING:
     from gptq_diff.capture.tap import Call
@@ -27,20 +24,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.02
 """Between two looks for further jobs."""
 FREE_SOME = "free memory of the GPU, or give a smaller model, shorter prompts, or another --device"
-
-
-def end_with_parent(parent: int) -> None:
-    """Leave no orphan: a thread that ends this process, and what it has started, once its parent is gone."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        end_descendants(os.getpid())
-        if os.getpgrp() == os.getpid():  # as the launcher starts it: the group is this worker's own
-            os.killpg(0, signal.SIGKILL)
-        os._exit(3)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def load_engine(spec: WorkerSpec) -> Engine:
@@ -80,7 +63,8 @@ def run_job(engine: Engine, job: Job, events: Events, index: int) -> None:
     writer = CaptureWriter(Path(job.out))
     writer.on_call = progress(events, index)
     tap = Tap(engine.tapped, writer)
-    generation = engine.generate(job.token_ids, max_new_tokens=job.max_new_tokens, forced=job.forced, tap=tap)
+    with engine.planted(job):
+        generation = engine.generate(job.token_ids, max_new_tokens=job.max_new_tokens, forced=job.forced, tap=tap)
     writer.close()
     seconds = {"generate": round(time.perf_counter() - started, 4)}
     manifest = Manifest(

@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "faults": set(),
     "kernels": PURE,
     "capture": NOUNS | {"checkpoint", "jobs", "numerics"},
-    "engines": PURE | {"capture", "jobs"},
+    "engines": PURE | {"capture", "faults", "jobs"},
     "worker": PURE | {"capture", "engines", "jobs", "memory", "processes"},
     "launch": NOUNS | {"jobs", "log_end", "memory", "presets", "processes", "stage", "text"},
     "models": NOUNS | {"checkpoint", "numerics"},
@@ -64,7 +64,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"capture", "compare", "diagnose", "environment", "environments", "hosts", "jobs", "launch", "memory", "models"}
     | {"presets", "prompts", "suggest", "between_file", "judged_file", "diagnosed_file", "report", "stage", "text"},
     "bundle": NOUNS | {"capture", "checkpoint", "compare", "judged_file", "reduce", "report", "session", "text"},
-    "cases": NOUNS | {"config_file", "models", "presets", "prompts", "session", "suggest", "text", "toml_file"},
+    "cases": NOUNS
+    | {
+        "capture",
+        "checkpoint",
+        "config_file",
+        "environment",
+        "environments",
+        "faults",
+        "hosts",
+        "jobs",
+        "judged_file",
+        "log_end",
+    }
+    | {"models", "presets", "processes", "prompts", "session", "stage", "suggest", "text", "toml_file"},
     "__main__": {"cli"},
 }
 NEVER_IN_CLI = {"engines", "worker", "kernels", "numerics", "__main__"}

@@ -24,7 +24,8 @@ import torch
 
 from gptq_diff.errors import GptqDiffError
 from gptq_diff.jobs import Events, Job, WorkerSpec
-from gptq_diff.worker import end_with_parent, load_engine, run_job
+from gptq_diff.processes import end_with_parent
+from gptq_diff.worker import load_engine, run_job
 
 Ask = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]
 

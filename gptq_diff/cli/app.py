@@ -13,6 +13,7 @@ from gptq_diff import __version__
 from gptq_diff.cli import env, model
 from gptq_diff.cli.backends import backends
 from gptq_diff.cli.bundle import bundle
+from gptq_diff.cli.check import check
 from gptq_diff.cli.compare import compare
 from gptq_diff.cli.demo import demo
 from gptq_diff.cli.diagnose import diagnose
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, demo, backends, compare, diagnose, reduce, report, bundle, stress, view):
+for command in (run, demo, backends, compare, diagnose, reduce, report, bundle, stress, check, view):
     app.command()(command)
 app.add_typer(model.app, name="model")
 app.add_typer(env.app, name="env")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from gptq_diff.errors import BackendError
 if TYPE_CHECKING:
     import torch
 
+    from gptq_diff.jobs import Job
     from gptq_diff.kernels.base import Product
 
 
@@ -90,6 +92,12 @@ class Engine(abc.ABC):
         a linear that no tap would see, and in an engine that cannot call one linear by itself.
         """
         raise BackendError(f"this engine cannot run {layer} by itself", "no experiments can be made on it")
+
+    def planted(self, job: Job) -> contextlib.AbstractContextManager[None]:
+        """The job's fault, if it has one, planted for as long as the context lasts; BackendError where it cannot be."""
+        if job.plant is None:
+            return contextlib.nullcontext()
+        raise BackendError("no fault can be planted in this engine's kernels", "take hf- or sim- backends")
 
     def gpu_peak(self) -> int | None:
         """The most bytes on GPUs since the last call, of all of this engine's processes; None where it uses none."""

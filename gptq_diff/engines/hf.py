@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Callable
 
@@ -10,14 +11,16 @@ import torch
 from torch import nn
 
 from gptq_diff.capture.tap import Tap
-from gptq_diff.checkpoint.reader import open_checkpoint
+from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint
 from gptq_diff.engines.base import Engine, Generation, LoadSpec
 from gptq_diff.engines.decode import Decoder
 from gptq_diff.engines.device import find_device, spare_bytes
+from gptq_diff.engines.planting import planted_in
 from gptq_diff.engines.quant_linear import QuantLinear, Switchboard
 from gptq_diff.engines.shelf import Shelf
 from gptq_diff.engines.skeleton import empty_model, fill
 from gptq_diff.errors import BackendError
+from gptq_diff.jobs import Job
 from gptq_diff.kernels.base import Kernel, Product
 from gptq_diff.kernels.catalogue import make_kernel
 from gptq_diff.kernels.precision import full_precision
@@ -58,6 +61,25 @@ class HfEngine(Engine):
         self._board.kernel = kernel
         support = {spec.name: kernel.supports(spec) for spec in self._checkpoint.layers}
         self._board.refused = {name: s.reason for name, s in support.items() if not s.ok}
+
+    @property
+    def kernel(self) -> Kernel:
+        """The present kernel."""
+        return self._board.kernel
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What is loaded."""
+        return self._checkpoint
+
+    @property
+    def model(self) -> nn.Module:
+        """The skeleton."""
+        return self._model
+
+    def planted(self, job: Job) -> contextlib.AbstractContextManager[None]:
+        """The job's fault in the kernel or the skeleton."""
+        return super().planted(job) if job.plant is None else planted_in(self, job, job.plant)
 
     @property
     def kept_bytes(self) -> int:

@@ -38,6 +38,8 @@ NOT_PLANTED = {
     "it (a kernel that adds its slices of K in another order each time), and it must raise no alarm",
 }
 """Kind -> why it is not planted."""
+PREPARES = frozenset({"ambiguous-zero", "g-idx-ignored"})
+"""Kinds that, planted in an engine, need something in the sound checkpoint as well."""
 NOT_ON_REAL = {
     "accumulator-overflow": "no kernel that they have for a CPU accumulates in half",
     "all-reduce": "it takes ranks; two of them are played in the transformers engine instead",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +19,11 @@ from gptq_diff.faults.linear import Array, Linear
 
 ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 WEIGHTS, CHANGES, INDEX = "model.safetensors", "changed.safetensors", "model.safetensors.index.json"
+
+
+def one_file(path: Path) -> bool:
+    """Whether `Stored` can read that checkpoint."""
+    return (path / WEIGHTS).is_file() and ((path / CHANGES).is_file() or not (path / INDEX).is_file())
 
 
 class Stored:
@@ -81,7 +88,7 @@ def copy_of(
             legacy = json.loads(file.read_text(encoding="utf-8"))
             (out / file.name).write_text(json.dumps({**legacy, **settings}, indent=1), encoding="utf-8")
         else:
-            os.link(file, out / file.name)
+            link(file, out / file.name)
     tensors = {**sound._changed, **{k: np.ascontiguousarray(v) for k, v in changed.items()}}
     if whole:
         both = {name: tensors.get(name) for name in sound._names}
@@ -89,9 +96,19 @@ def copy_of(
             {k: sound.tensor(k) if v is None else v for k, v in both.items()}, str(out / WEIGHTS), {"format": "pt"}
         )
         return out
-    os.link(sound.path / WEIGHTS, out / WEIGHTS)
+    link(sound.path / WEIGHTS, out / WEIGHTS)
     if tensors:
         save_file(tensors, str(out / CHANGES), {"format": "pt"})
     where = {name: CHANGES if name in tensors else WEIGHTS for name in sound._names}
     (out / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}), encoding="utf-8")
     return out
+
+
+def link(file: Path, to: Path) -> None:
+    """A hard link where both lie on one disk, else a copy."""
+    try:
+        os.link(file, to)
+    except OSError as e:
+        if e.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            raise
+        shutil.copy2(file, to)

@@ -1,6 +1,21 @@
 """The nouns of gptq-diff: frozen records that cross module borders. Standard library only, Python 3.9 syntax."""
 
 from gptq_diff.records.asked import Preset, Prompt, PromptInfo, swept_prompt
+from gptq_diff.records.checked import (
+    ERROR,
+    FAILED,
+    HELD,
+    SKIPPED,
+    CaseOutcome,
+    Checked,
+    CheckReport,
+    Expectation,
+    Figures,
+    LinearError,
+    Regression,
+    Seen,
+    SelfTest,
+)
 from gptq_diff.records.found import Experiment, Finding, Headroom, PartialSums, RowRange, Workaround
 from gptq_diff.records.judged import INTERVALS, Between, FirstBad, Judgement, RowMap
 from gptq_diff.records.model import ORIGINAL, LayerSpec, ModelInfo, OriginalInfo, SkippedLayer, Support
@@ -18,10 +33,19 @@ from gptq_diff.records.report import (
 )
 
 __all__ = [
+    "ERROR",
+    "FAILED",
+    "HELD",
     "INTERVALS",
     "ORIGINAL",
+    "SKIPPED",
     "Between",
+    "CaseOutcome",
+    "CheckReport",
+    "Checked",
+    "Expectation",
     "Experiment",
+    "Figures",
     "Finding",
     "FirstBad",
     "Headroom",
@@ -30,6 +54,7 @@ __all__ = [
     "LayerCount",
     "LayerError",
     "LayerSpec",
+    "LinearError",
     "ModelInfo",
     "OriginalInfo",
     "PartialSums",
@@ -37,10 +62,13 @@ __all__ = [
     "Prompt",
     "PromptInfo",
     "QuantizationError",
+    "Regression",
     "Report",
     "Result",
     "RowMap",
     "RowRange",
+    "Seen",
+    "SelfTest",
     "SkippedBackend",
     "SkippedLayer",
     "Support",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gptq_diff.errors import CannotJudge
+from gptq_diff.jobs import Plant
 from gptq_diff.memory import NOTHING, MemoryUse
 from gptq_diff.records import ModelInfo, OriginalInfo, Prompt
 from gptq_diff.session.sweep import Lengths
@@ -40,7 +41,7 @@ class Asked:
     tensor_parallel: processes that share a model, for the engines that can; the others use one.
     sweep: the lengths that the prompts were brought to (--sweep-tokens).
     experiments: "auto", "off" or "all" (gptq_diff.session.live_subjects). workarounds: the same words
-    (gptq_diff.session.workarounds).
+    (gptq_diff.session.workarounds). plant: a fault in the kernels of all backends but the reference.
     """
 
     model: Path
@@ -65,6 +66,7 @@ class Asked:
     sweep: Lengths | None = None
     experiments: str = "auto"
     workarounds: str = "auto"
+    plant: Plant | None = None
 
 
 @dataclass(frozen=True)

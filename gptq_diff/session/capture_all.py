@@ -103,6 +103,7 @@ def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forc
             backend=b.name, kernel=b.kernel, prompt=p.id, token_ids=p.token_ids,
             max_new_tokens=asked.max_new_tokens, forced=forced.get(p.id), repeat=repeat,
             out=str(run.capture(b.name, p.id, repeat).absolute()),
+            plant=None if b.name == asked.reference else asked.plant,
         )
         for b in backends for p in asked.prompts for repeat in range(1, asked.repeats + 1)
     )  # fmt: skip

@@ -21,7 +21,7 @@ from gptq_diff.environments.find import (
 from gptq_diff.errors import UsageError
 from gptq_diff.hosts import default_requests, look_around
 from gptq_diff.presets import BackendRequest, parse_backends, preset_named
-from gptq_diff.prompts import read_prompt_file, tokenise
+from gptq_diff.prompts import PromptEntry, read_prompt_file, tokenise
 from gptq_diff.records import Prompt
 from gptq_diff.session.asked import Asked, Backend
 from gptq_diff.session.original import check_original, check_reference, with_original
@@ -32,11 +32,15 @@ from gptq_diff.suggest import nearest
 
 @dataclass(frozen=True)
 class PromptSource:
-    """Where prompts come from and how they are worded: --prompt-file, --system, --no-chat-template."""
+    """Where prompts come from and how they are worded: --prompt-file, --system, --no-chat-template.
+
+    entries: what the file holds, where it has been read already.
+    """
 
     file: str
     system: str | None
     chat_template: bool
+    entries: tuple[PromptEntry, ...] | None = None
 
 
 def prepare_model(model: str, *, download: bool) -> Path:
@@ -46,7 +50,7 @@ def prepare_model(model: str, *, download: bool) -> Path:
 
 def prepare_prompts(source: PromptSource, stdin: BinaryIO, checkpoint: Checkpoint) -> tuple[Prompt, ...]:
     """The prompts of --prompt-file as token ids of this checkpoint."""
-    entries = read_prompt_file(source.file, stdin)
+    entries = source.entries if source.entries is not None else read_prompt_file(source.file, stdin)
     return tokenise(
         entries, checkpoint.path, system=source.system, chat_template=source.chat_template,
         trust_remote_code=checkpoint.trust_remote_code, vocab_size=_number(checkpoint.config, "vocab_size") or 2**31,
