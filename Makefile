@@ -7,7 +7,7 @@ SEED ?= 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test lint types bench bench-faults envs engines clean clean-envs
+.PHONY: help setup browser demo test lint types bench bench-gpu bench-faults envs engines clean clean-envs
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,10 @@ lint: setup ## ruff and mypy --strict
 
 bench: setup ## measure: simulator, judging, capture overhead, demo
 	$(BIN)/python -m benchmarks.run
+
+bench-gpu: ## measure on a GPU, all 64 blocks of the 32B's shape (PYTHON= an interpreter with vLLM; OUT=, PLACE=, PARTS=)
+	$(PYTHON) -m benchmarks.gpu.thirty_two --out $(or $(OUT),runs/bench-gpu) --place $(or $(PLACE),runs/bench-gpu-place) \
+	  $(if $(PARTS),--part $(PARTS))
 
 bench-faults: setup ## plant faults of every kind and count what is said of them (SEED=, FAULTS_OPTIONS=--quick)
 	$(BIN)/python -m benchmarks.faults --seed $(SEED) $(FAULTS_OPTIONS)

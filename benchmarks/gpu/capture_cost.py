@@ -35,6 +35,8 @@ def seconds(engine: VllmEngine, tap: Tap | None) -> float:
     torch.cuda.synchronize()
     started = time.perf_counter()
     engine.generate(IDS, max_new_tokens=1, forced=None, tap=tap)
+    if tap is not None:
+        tap.close()
     torch.cuda.synchronize()
     return time.perf_counter() - started
 
@@ -73,6 +75,7 @@ def figures(device: str) -> list[Call]:
         for t in halves:
             t.zero_()
         tap.end_step()
+    tap.close()
     return sink.calls
 
 

@@ -1,0 +1,171 @@
+"""The figures of a finished measurement as a table: python -m benchmarks.gpu.thirty_two.table DIR [--page]
+
+DIR holds what `benchmarks.gpu.thirty_two` wrote; parts that are missing have no rows. Every figure stands beside what
+the machine allows, measured in the same run, and is told as a multiple of it. --page puts the table into
+docs/performance.md, between its marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.document import PAGE, filled
+
+COMMAND = "python -m benchmarks.gpu.thirty_two --part"
+Raw = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure. most: what is required, at most; None for nothing. floor: in the figure's unit, with its reason."""
+
+    what: str
+    value: float
+    unit: str
+    part: str
+    most: float | None = None
+    floor: float | None = None
+    why: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is as required; a miss says by how much."""
+        if self.most is None:
+            return ""
+        return "ok" if self.value <= self.most else f"MISSED ({self.value / self.most:.2f} of it)"
+
+    def line(self) -> str:
+        """Of the table."""
+        required = "" if self.most is None else f"<= {self.most:g}"
+        floor = "" if self.floor is None else f"{self.floor:.3g} {self.unit} ({self.why})"
+        times = "" if not self.floor else f"{self.value / self.floor:.2f}"
+        cells = (self.what, f"{self.value:.3g} {self.unit}", required, self.verdict, floor, times, f"`{self.part}`")
+        return "| " + " | ".join(cells) + " |"
+
+
+def rows(parts: dict[str, Raw]) -> list[Row]:
+    """Of all parts that are there."""
+    found = of_building(parts)
+    for name in ("tap", "tap-gptq"):
+        found += of_tap(parts, name)
+    return found + of_run(parts) + of_judging(parts) + of_ranks(parts)
+
+
+def of_building(parts: dict[str, Raw]) -> list[Row]:
+    build = parts.get("build", {})
+    return [] if "seconds" not in build else [Row("model build, all blocks", build["seconds"], "s", "build", 90)]
+
+
+def of_tap(parts: dict[str, Raw], name: str) -> list[Row]:
+    """Ratios to the bare prefill, and what the bare one is made of."""
+    tap, ceilings = parts.get(name, {}), parts.get("ceilings", {})
+    if "seconds" not in tap:
+        return []
+    seconds, work, route = tap["seconds"], tap.get("work", {}), tap["route"]
+    bare, found = seconds["bare"], []
+    launch = 1 / ceilings["launches_per_s"] if "launches_per_s" in ceilings else None
+    if launch and "bare" in work:
+        why = f"{work['bare']['launches']:.0f} launches of {launch * 1e6:.1f} µs"
+        found.append(Row(f"prefill of {tap['rows']} tokens, {route}, bare", bare, "s", name,
+                         floor=work["bare"]["launches"] * launch, why=why))  # fmt: skip
+        found.append(Row("  the GPU busy with it", work["bare"]["gpu_busy_seconds"], "s", name))
+    for kind, most in (("statistics", 1.15), ("tensors", 1.3)):
+        floor = why = None
+        if launch and kind in work:
+            more = work[kind]["launches"] - work["bare"]["launches"]
+            floor, why = (bare + more * launch) / bare, f"{more:.0f} launches more"
+        found.append(Row(f"  with the tap, {kind}", seconds[kind] / bare, "of bare", name, most, floor, why or ""))
+    for kind, value in seconds.items():
+        if kind.startswith(("hooks", "tensors to", "followed")) and "afterwards" not in kind:
+            found.append(Row(f"  {kind}", value / bare, "of bare", name))
+    for kind, value in seconds.items():
+        if "afterwards" in kind:
+            floor, why = None, ""
+            if "written" in kind and "device_to_host_bytes_per_s" in ceilings:
+                floor = tap["written_bytes"] / ceilings["device_to_host_bytes_per_s"]
+                why = f"{tap['written_bytes'] / 1e6:.0f} MB over PCIe"
+            found.append(Row(f"  {kind}", value, "s", name, floor=floor, why=why))
+    return found
+
+
+def of_run(parts: dict[str, Raw]) -> list[Row]:
+    """The whole run against the same engines by themselves, and its stages."""
+    run, bare = parts.get("run", {}), parts.get("bare", {})
+    if "wall_seconds" not in run:
+        return []
+    floor = bare.get("wall_sum")
+    most = None if floor is None else round(1.2 * floor, 1)
+    found = [Row("gptq-diff run, four backends", run["wall_seconds"], "s", "run", most, floor, "the bare engines")]
+    long = (stage for stage in run.get("stages", []) if stage["seconds"] >= 0.05)
+    found += [Row(f"  {stage['stage']}", stage["seconds"], "s", "run") for stage in long]
+    engines = bare.get("engines", {}).items()
+    return found + [Row(f"bare: {name}", one["wall_seconds"], "s", "bare") for name, one in engines]
+
+
+def of_judging(parts: dict[str, Raw]) -> list[Row]:
+    """Every backend's local errors, against what has to be brought to the GPU."""
+    judge, ceilings, found = parts.get("judge", {}), parts.get("ceilings", {}), []
+    for name, one in judge.get("by_backend", {}).items():
+        floor, why = None, ""
+        if "host_to_device_bytes_per_s" in ceilings:
+            nbytes = judge["packed_bytes"] + one["captured_bytes"]
+            floor, why = nbytes / ceilings["host_to_device_bytes_per_s"], f"{nbytes / 1e9:.1f} GB over PCIe"
+        found.append(Row(f"local errors, {name}", one["seconds"], "s", "judge", 5, floor, why))
+    for name, seconds in judge.get("stages", {}).items():
+        found.append(Row(f"{name}, all captures", seconds, "s", "judge"))
+    return found
+
+
+def of_ranks(parts: dict[str, Raw]) -> list[Row]:
+    """Of every number of ranks that was measured."""
+    found = []
+    for name, one in sorted(parts.items()):
+        if name.startswith("ranks") and name.endswith("-tap") and "seconds" in one:
+            seconds, n = one["seconds"], one["ranks"]
+            found.append(Row(f"{n} GPUs: prefill, bare", seconds["bare"], "s", "ranks"))
+            found.append(Row("  with the tap, tensors", seconds["tensors"] / seconds["bare"], "of bare", "ranks", 1.3))
+            found += [Row(f"  {k}", v, "s", "ranks") for k, v in seconds.items() if "afterwards" in k]
+        if name.startswith("ranks") and name.endswith("-run") and "wall_seconds" in one:
+            found.append(Row(f"gptq-diff run, {name[5:-4]} GPUs", one["wall_seconds"], "s", "ranks"))
+    return found
+
+
+def table(parts: dict[str, Raw]) -> str:
+    """In Markdown, with what it was measured on and whether what was planted was named."""
+    about, gpu = parts.get("parts", {}), parts.get("ceilings", {}).get("gpu", "a GPU")
+    versions = parts.get("tap", {}).get("versions", {})
+    named = ", ".join(f"{k} {versions[k]}" for k in ("vllm", "torch", "transformers", "python") if k in versions)
+    text = f"Measured {about.get('date', '')} on one {gpu}; {named}. {about.get('blocks', '')} blocks.\n\n"
+    text += f"| figure | value | required | | floor | times | `{COMMAND}` |\n|---|---|---|---|---|---|---|\n"
+    text += "".join(row.line() + "\n" for row in rows(parts))
+    run = parts.get("run", {})
+    if "planted_linear_named" in run:
+        said = "was named first by" if run["planted_linear_named"] else "was NOT what was named, failing were"
+        text += f"\nPlanted at `model.layers.{run['planted']}.mlp.down_proj`; it {said} {', '.join(run['failing'])}: "
+        text += f"{run['verdict']}\n"
+    return text
+
+
+def read(place: Path) -> dict[str, Raw]:
+    """Every part's results by its name."""
+    files = (file for file in sorted(place.glob("*.json")) if not file.stem.endswith(("-report", "-stages")))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("place", type=Path)
+    parser.add_argument("--page", action="store_true")
+    asked = parser.parse_args()
+    made = table(read(asked.place))
+    print(made)
+    if asked.page:
+        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), "gpu", made), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
