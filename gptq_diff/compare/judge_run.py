@@ -10,7 +10,7 @@ import torch
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.judge import CapturedCall, Weight, judge_layer
-from gptq_diff.compare.place import linears_on
+from gptq_diff.compare.place import given_back, linears_on
 from gptq_diff.compare.quantisation import quantisation_errors
 from gptq_diff.compare.rows import CallRows, Figures
 from gptq_diff.compare.steps_after import judge_step
@@ -53,6 +53,13 @@ def judge_captures(
     What each took is added to its `seconds`, the figures of single rows to its `rows`. Where a GPU's memory does not
     suffice for a linear, that one is judged on the CPU.
     """
+    with given_back(judge.work_device):
+        return _judged(captures, judge, loaded, progress)
+
+
+def _judged(
+    captures: dict[Key, Captured], judge: Checkpoint, loaded: Checkpoint, progress: Callable[[int, int], None]
+) -> dict[Key, list[Judgement]]:
     device = judge.work_device
     judged: dict[Key, list[Judgement]] = {key: [] for key in captures}
     largest = max((s.in_features * s.out_features for s in judge.layers), default=0)

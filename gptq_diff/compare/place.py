@@ -6,6 +6,7 @@ float32 or better on the CPU, and the floors are the same formulas.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,6 +54,16 @@ def linears_on(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+@contextlib.contextmanager
+def given_back(device: torch.device) -> Iterator[None]:
+    """Afterwards torch keeps none of the GPU's memory that is not in use: the next engine wants it."""
+    try:
+        yield
+    finally:
+        if device.type == "cuda" and torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 class _Brought(NamedTuple):

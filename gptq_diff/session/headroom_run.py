@@ -13,7 +13,7 @@ import torch
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.judge_run import Key, open_captures
-from gptq_diff.compare.place import linears_on
+from gptq_diff.compare.place import given_back, linears_on
 from gptq_diff.diagnose.headroom import Nearest, Share, arithmetics_of, every_arithmetic, measure, share_of
 from gptq_diff.records import ORIGINAL, Headroom, LayerSpec, swept_prompt
 from gptq_diff.session.asked import RunRecord
@@ -98,7 +98,7 @@ def _each(specs: Sequence[LayerSpec], measured: Callable[[LayerSpec], _Layer]) -
 def _each_there(judge: Checkpoint, measured: Callable[[PackedLinear], _Layer]) -> Iterator[_Layer]:
     """On a GPU: a few linears at a time, since half of the work is the CPU's; the next ones are on their way."""
     waiting: deque[Future[_Layer]] = deque()
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
+    with given_back(judge.work_device), ThreadPoolExecutor(AT_A_TIME) as pool:
         for _, linear in linears_on(judge.work_device, judge, judge.layers):
             waiting.append(pool.submit(measured, linear))
             if len(waiting) == AT_A_TIME:
