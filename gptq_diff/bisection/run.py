@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from packaging.version import Version
+
 from gptq_diff.bisection.record import Record, Trial
 from gptq_diff.bisection.search import Found, Judge, Verdict, search
 
@@ -23,11 +25,16 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Bisected:
-    """versions: all that lay between. trials: in the order tried, those of earlier tries first."""
+    """versions: from the good one to the bad one. trials: in the order tried, those of earlier tries first."""
 
     versions: tuple[str, ...]
     found: Found
     trials: tuple[Trial, ...]
+
+    @property
+    def repair(self) -> bool:
+        """Whether the bad release is the older one, so that what was found is a repair."""
+        return Version(self.versions[0]) > Version(self.versions[-1])
 
 
 def bisect(versions: Sequence[str], judge: Judge, record: Record, watcher: Watcher) -> Bisected:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from packaging.version import InvalidVersion, Version
 
 from gptq_diff.errors import UsageError
-from gptq_diff.suggest import nearest
 
 if TYPE_CHECKING:
     from gptq_diff.upstream.index import Listed
@@ -33,13 +32,21 @@ def path_between(
         for end, option in ((first, "--good"), (last, "--bad")):
             if end not in found:
                 raise UsageError(
-                    f"{option} {end}: there is no such release of {package}{nearest(str(end), map(str, found))}",
+                    f"{option} {end}: there is no such release of {package}{_next_to(end, found)}",
                     "give one that the package index has, or all of them with --versions",
                 )
         known = {v for v, one in found.items() if (yanked or not one.yanked) and (pre or not one.pre)} | {first, last}
     low, high = min(first, last), max(first, last)
     path = sorted(version for version in known if low <= version <= high)
     return tuple(str(version) for version in (path if first < last else reversed(path)))
+
+
+def _next_to(version: Version, found: Collection[Version]) -> str:
+    """`; next to it there are A and B`: the releases before and after one that there is not."""
+    before = max((one for one in found if one < version), default=None)
+    after = min((one for one in found if one > version), default=None)
+    names = [str(one) for one in (before, after) if one is not None]
+    return f"; next to it there {'is' if len(names) == 1 else 'are'} {' and '.join(names)}" if names else ""
 
 
 def _version(text: str, option: str) -> Version:

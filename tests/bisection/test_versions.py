@@ -58,7 +58,12 @@ def test_named_versions_are_all_there_are() -> None:
     [
         ("0.9.0", "0.9", "--good and --bad are both 0.9"),
         ("new", "0.9", "--good 'new' is not a version"),
-        ("0.9.0", "0.10.22", r"--bad 0.10.22: there is no such release of vllm; did you mean '0.10.2'?"),
+        (
+            "0.9.0",
+            "0.10.22",
+            "--bad 0.10.22: there is no such release of vllm; next to it there are 0.10.2.post1 and 0.11.0",
+        ),
+        ("0.9.0", "1.0", "--bad 1.0: there is no such release of vllm; next to it there is 0.11.0"),
     ],
 )
 def test_ends_that_cannot_be_are_refused(good: str, bad: str, said: str) -> None:
