@@ -67,6 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"capture", "compare", "diagnose", "environment", "environments", "hosts", "jobs", "launch", "memory", "models"}
     | {"presets", "prompts", "releases", "suggest", "upstream"}
     | {"between_file", "judged_file", "diagnosed_file", "report", "stage", "text"},
+    "bisection": NOUNS | {"cases", "environments", "presets", "releases", "upstream"},
     "bundle": NOUNS | {"capture", "checkpoint", "compare", "judged_file", "reduce", "report", "session", "text"},
     "cases": NOUNS
     | {

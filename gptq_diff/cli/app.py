@@ -12,6 +12,7 @@ import typer
 from gptq_diff import __version__
 from gptq_diff.cli import ci, env, kernels, model
 from gptq_diff.cli.backends import backends
+from gptq_diff.cli.bisect import bisect
 from gptq_diff.cli.bundle import bundle
 from gptq_diff.cli.check import check
 from gptq_diff.cli.compare import compare
@@ -49,6 +50,7 @@ for command in (
     check,
     probe_server,
     view,
+    bisect,
 ):
     app.command()(command)
 app.add_typer(model.app, name="model")

