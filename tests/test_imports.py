@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config_file": {"errors", "suggest", "toml_file"},
     "presets": NOUNS | {"releases", "suggest"},
     "environments": NOUNS | {"log_end", "suggest", "text", "whole_file"},
-    "upstream": NOUNS | {"built_file", "log_end", "processes", "releases", "text"},
+    "upstream": NOUNS | {"built_file", "log_end", "processes", "releases", "text", "whole_file"},
     "hosts": NOUNS | {"built_file", "environments", "presets", "releases", "upstream"},
     "prompts": NOUNS | {"suggest", "text"},
     "checkpoint": NOUNS,
@@ -84,7 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     }
     | {"models", "presets", "processes", "prompts", "session", "stage", "suggest", "text", "toml_file"},
     "ci_job": {"errors"},
-    "server_probe": {"errors", "suggest", "text"},
+    "server_probe": {"errors", "suggest", "text", "whole_file"},
     "__main__": {"cli"},
 }
 NEVER_IN_CLI = {"engines", "worker", "kernels", "numerics", "__main__"}
