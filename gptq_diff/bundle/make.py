@@ -25,8 +25,7 @@ from gptq_diff.report.redacted import Redaction
 from gptq_diff.report.redacted_reasons import layer_reason
 from gptq_diff.report.redacted_run import write_redacted
 from gptq_diff.report.renderings import RENDERINGS
-from gptq_diff.session.again import checkpoints_of
-from gptq_diff.session.asked import RunRecord
+from gptq_diff.session.opened import open_run
 from gptq_diff.session.reduce_run import Wanted, reduce_run
 
 
@@ -68,7 +67,7 @@ def make_bundle(root: Path, options: Options, say: Callable[[str], None]) -> Bun
         )
     found, no_repro = _reduced(root, options, say)
     names = Redaction.of(report, include_prompts=options.include_prompts)
-    rows = saved_rows(root, report, _checkpoint(run, options)) if options.rows else {}
+    rows = saved_rows(root, report, _checkpoint(root, options)) if options.rows else {}
     files: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory(prefix="gptq-diff-bundle-") as place:
         shared = write_redacted(root, Path(place), include_prompts=options.include_prompts)
@@ -123,9 +122,9 @@ def _reduced(root: Path, options: Options, say: Callable[[str], None]) -> tuple[
         return None, str(e)
 
 
-def _checkpoint(run: RunDir, options: Options) -> Checkpoint | None:
+def _checkpoint(root: Path, options: Options) -> Checkpoint | None:
     """What the judge reads, if it is here."""
-    _, judge = checkpoints_of(RunRecord.from_json(run.run()), options.model, options.reference_model)
+    judge = open_run(root, options.model, options.reference_model).judge
     return judge if isinstance(judge, Checkpoint) else None
 
 

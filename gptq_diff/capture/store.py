@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -25,6 +24,7 @@ from gptq_diff.capture.call import Call, Sink
 from gptq_diff.checkpoint.header import TensorEntry, read_header
 from gptq_diff.checkpoint.mapping import MappedFiles
 from gptq_diff.errors import CaptureError, CheckpointError
+from gptq_diff.whole_file import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +35,7 @@ BLOCK_BYTES = 64 * 2**20
 
 def write_json(path: Path, value: object) -> None:
     """Write whole or not at all: a temporary file beside it, flushed to disk, renamed."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as f:
-        json.dump(value, f, ensure_ascii=False, indent=1)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)
+    write_whole(path, json.dumps(value, ensure_ascii=False, indent=1), flush=True)
 
 
 def read_json(path: Path) -> Any:

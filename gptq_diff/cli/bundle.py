@@ -56,12 +56,11 @@ def bundle(
         raise UsageError("there is no run to bundle", "Give the --out of a finished run, or --verify FILE.")
     wait_without_spinning()
     from gptq_diff.bundle.make import Options, make_bundle
+    from gptq_diff.whole_file import write_whole
 
     made = make_bundle(run, Options(include_prompts, max_size, model, reference_model, simulate, rows), say)
     place = output or Path(f"{run.resolve().name}-bundle.zip")
-    part = place.with_name(place.name + ".part")
-    part.write_bytes(made.data)
-    part.replace(place)
+    write_whole(place, made.data)
     if made.no_repro:
         say(f"without repro.py: {made.no_repro}")
     for name, size in made.files.items():

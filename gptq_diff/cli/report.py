@@ -50,7 +50,7 @@ def report(
     from gptq_diff.cli.show import show_report
     from gptq_diff.errors import UsageError
     from gptq_diff.report.json_report import read_report
-    from gptq_diff.report.renderings import write_text
+    from gptq_diff.whole_file import write_whole
 
     if not (run / "run.json").exists():
         raise UsageError(f"{run} is not a run of gptq-diff: it has no run.json", "Give the --out of a finished run.")
@@ -75,7 +75,7 @@ def report(
     if format is Format.CONSOLE:
         show_report(run, found, as_json=False, quiet=False, verbose=verbose)
     elif output is not None:
-        write_text(output, f"{text.rstrip()}\n")
+        write_whole(output, f"{text.rstrip()}\n")
     else:
         typer.echo(text.rstrip())
     raise typer.Exit(exit_code(found))

@@ -41,7 +41,8 @@ def page_of(run: Path) -> Path:
     """RUN/report.html, written anew where it is missing or older than report.json."""
     from gptq_diff.errors import UsageError
     from gptq_diff.report.json_report import read_report
-    from gptq_diff.report.renderings import RENDERINGS, write_text
+    from gptq_diff.report.renderings import RENDERINGS
+    from gptq_diff.whole_file import write_whole
 
     if not (run / "run.json").exists():
         raise UsageError(f"{run} is not a run of gptq-diff: it has no run.json", "Give the --out of a finished run.")
@@ -50,7 +51,7 @@ def page_of(run: Path) -> Path:
     if not page.exists() or page.stat().st_mtime < (run / "report.json").stat().st_mtime:
         text = RENDERINGS["report.html"](report, run)
         try:
-            write_text(page, text)
+            write_whole(page, text)
         except OSError as e:
             raise UsageError(
                 f"{page} cannot be written: {e.strerror or e}", "Give `gptq-diff report RUN --format html -o FILE`."

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from gptq_diff.whole_file import write_whole
 
 STATE_FILE = "gptq-diff-environment.json"
 LOG_FILE = "gptq-diff-create.log"
@@ -35,13 +36,8 @@ class State:
 
     def write(self, directory: Path) -> None:
         """Into the environment; a process killed meanwhile leaves the record as it was."""
-        file = directory / STATE_FILE
-        partial = file.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as out:
-            json.dump({"schema_version": 1, **asdict(self)}, out, indent=2)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
+        record = json.dumps({"schema_version": 1, **asdict(self)}, indent=2)
+        write_whole(directory / STATE_FILE, record, flush=True)
 
 
 def state_of(directory: Path) -> State | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from gptq_diff.errors import CaptureError
 from gptq_diff.records import Report, SkippedLayer
+from gptq_diff.whole_file import write_whole
 
 SCHEMA_VERSION = 1
 SPELT: dict[tuple[object, str], str] = {(SkippedLayer, "name"): "layer"}
@@ -27,9 +28,7 @@ def to_json(report: Report) -> str:
 
 def write_report(report: Report, path: Path) -> None:
     """Write report.json by rename."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(to_json(report) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, to_json(report) + "\n")
 
 
 def read_report(path: Path) -> Report:

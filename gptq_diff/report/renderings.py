@@ -9,6 +9,7 @@ from gptq_diff.records import Report
 from gptq_diff.report.advice import worst_result
 from gptq_diff.report.judged import read_judged_of
 from gptq_diff.report.markdown import markdown
+from gptq_diff.whole_file import write_whole
 
 Renderer = Callable[[Report, Path], str]
 """report, the directory of its run (or one with redacted copies of the same files) -> the whole file's text."""
@@ -33,12 +34,4 @@ RENDERINGS: dict[str, Renderer] = {"report.md": _markdown, "report.html": _html}
 def write_renderings(report: Report, root: Path) -> None:
     """Write every file, each by rename."""
     for name, render in RENDERINGS.items():
-        write_text(root / name, render(report, root))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write whole or not at all, in UTF-8, line ends as they are."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as f:
-        f.write(text)
-    part.replace(path)
+        write_whole(root / name, render(report, root))

@@ -5,13 +5,13 @@ Format: https://prometheus.io/docs/instrumenting/exposition_formats/
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 from pathlib import Path
 
 from gptq_diff.errors import UsageError
 from gptq_diff.server_probe.report import ProbeReport
 from gptq_diff.server_probe.summary import Status
+from gptq_diff.whole_file import write_whole
 
 _BEGINS = "# HELP gptq_diff_probe_"
 
@@ -57,13 +57,11 @@ def check_place(path: Path) -> None:
 
 
 def write_metrics(path: Path, text: str) -> None:
-    """Write it whole or not at all: a reader that comes in between finds the old file or the new one."""
-    part = path.with_name(path.name + ".part")  # which a collector, who reads *.prom, passes over
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    """Write it whole or not at all: a reader that comes in between finds the old file or the new one.
+
+    What is not whole yet is called PATH.part, which a collector, who reads *.prom, passes over.
+    """
+    write_whole(path, text, flush=True)
 
 
 def _ours(path: Path) -> bool:

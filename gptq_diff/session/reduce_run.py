@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Callable
 
 import torch
 
-from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.reader import Checkpoint
 from gptq_diff.errors import CannotJudge, NothingFound
 from gptq_diff.reduce.call import call_of, differs
@@ -16,12 +15,10 @@ from gptq_diff.reduce.record import FOLDER, Reduced, write_reduced
 from gptq_diff.reduce.script import family_of, script
 from gptq_diff.reduce.shrink import Pair, shrink
 from gptq_diff.reduce.trial import Fault, Trial
-from gptq_diff.session.again import checkpoints_of
-from gptq_diff.session.asked import RunRecord
+from gptq_diff.session.opened import open_alone
 from gptq_diff.session.reduce_choice import Failing, captured_call, choose
 from gptq_diff.session.reduce_kernel import How, Tried, kernel_for
 from gptq_diff.session.reduce_story import reduced_of, story_of
-from gptq_diff.session.unfinished import alone_with, as_far_as_it_came
 
 if TYPE_CHECKING:
     from gptq_diff.compare.judge import CapturedCall
@@ -58,13 +55,10 @@ def reduce_run(root: Path, wanted: Wanted | None = None, say: Callable[[str], No
     CannotJudge where tensors, the checkpoint or a kernel that could show the fault are not here.
     """
     wanted = wanted or Wanted()
-    run = RunDir.open_finished(root)
-    with alone_with(run):
-        record = as_far_as_it_came(run, RunRecord.from_json(run.run()))
+    with open_alone(root, wanted.model, wanted.reference_model) as opened:
+        run, record = opened.run, opened.record
         failing = choose(run, record, wanted.backend, wanted.prompt, wanted.layer)
-        loaded, judge = checkpoints_of(record, wanted.model, wanted.reference_model)
-        if not isinstance(loaded, Checkpoint) or not isinstance(judge, Checkpoint):
-            raise CannotJudge(str(loaded if isinstance(loaded, str) else judge), "give --model DIR where it lies")
+        loaded, judge = opened.checkpoints()
         captured = captured_call(run, failing)
         other = differs(loaded.packed(failing.judgement.layer), judge.packed(failing.judgement.layer))
         how = How(wanted.simulate, wanted.device, wanted.timeout, run.log("reduce"))

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gptq_diff.whole_file import write_whole
+
 
 @dataclass(frozen=True)
 class CompileSpec:
@@ -54,9 +56,7 @@ class Compiled:
 
     def write(self, path: Path) -> None:
         """As JSON, whole or not at all."""
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        part.replace(path)
+        write_whole(path, json.dumps(asdict(self)))
 
     @staticmethod
     def read(path: Path) -> Compiled | None:
