@@ -39,6 +39,7 @@ class Job:
     out: capture directory, absolute; must not exist.
     forced: ids to feed instead of the model's own choice, or None.
     plant: a fault to run it with, or None.
+    forget: empty the engine's prefix cache before, where it has one.
     """
 
     backend: str
@@ -50,6 +51,7 @@ class Job:
     out: str
     repeat: int = 1
     plant: Plant | None = None
+    forget: bool = False
 
     @property
     def key(self) -> str:
@@ -138,7 +140,7 @@ class WorkerSpec:
     parent: process id whose end ends the worker too. route: Preset.route. tensor_parallel: LoadSpec.tensor_parallel.
     original: LoadSpec.original; "" for none.
     follow_up: directory, absolute, where further jobs come after these ("" for none): see `round_file`.
-    room: tokens that a further job may need, prompt and answer together.
+    room: tokens that a further job may need, prompt and answer together. prefix_cache: LoadSpec.prefix_cache.
     """
 
     engine: str
@@ -156,6 +158,7 @@ class WorkerSpec:
     original: str = ""
     follow_up: str = ""
     room: int = 0
+    prefix_cache: bool = False
 
     @property
     def longest(self) -> int:

@@ -34,7 +34,7 @@ def load_engine(spec: WorkerSpec) -> Engine:
     load = LoadSpec(
         engine=spec.engine, model=Path(spec.model), dtype=spec.dtype, device=spec.device,
         trust_remote_code=spec.trust_remote_code, threads=spec.threads, seed=spec.seed, route=spec.route,
-        longest=spec.longest, tensor_parallel=spec.tensor_parallel,
+        longest=spec.longest, tensor_parallel=spec.tensor_parallel, prefix_cache=spec.prefix_cache,
         original=Path(spec.original) if spec.original else None,
     )  # fmt: skip
     return engine_named(spec.engine)(load)
@@ -59,6 +59,8 @@ def run_job(engine: Engine, job: Job, events: Events, index: int) -> None:
     from gptq_diff.capture.store import CaptureWriter, Manifest
     from gptq_diff.capture.tap import Tap
 
+    if job.forget:
+        engine.forget()
     started = time.perf_counter()
     writer = CaptureWriter(Path(job.out))
     writer.on_call = progress(events, index)
@@ -69,8 +71,8 @@ def run_job(engine: Engine, job: Job, events: Events, index: int) -> None:
     manifest = Manifest(
         backend=job.backend, prompt=job.prompt, order=tuple(tap.order), kernels=writer.kernels,
         skipped=engine.skipped, steps=generation.steps, tokens=generation.tokens,
-        logits_finite=generation.logits_finite, cached_rows=0, forced=job.forced is not None, where=writer.where,
-        bytes_written=writer.bytes_written, seconds=seconds,
+        logits_finite=generation.logits_finite, cached_rows=generation.cached_rows, forced=job.forced is not None,
+        where=writer.where, bytes_written=writer.bytes_written, seconds=seconds,
     )  # fmt: skip
     writer.finish(manifest, generation.first_logits_V)
 

@@ -148,6 +148,13 @@ Workarounds = Annotated[
 Repeats = Annotated[
     int, typer.Option("--repeats", min=1, help="Run every prompt so often; from 2 on determinism is judged.")
 ]
+PrefixCache = Annotated[
+    bool,
+    typer.Option(
+        "--prefix-cache",
+        help="Leave vLLM's prefix cache on: prompts in file order, each computed from where the cache ends.",
+    ),
+]
 TeacherForce = Annotated[
     bool, typer.Option("--teacher-force", help="Feed every backend the reference's tokens while it decodes.")
 ]

@@ -47,6 +47,8 @@ class Captured:
             )
             self.places[layer].append(place)
         self._comparable = comparable_steps(reader, reference)
+        # Rows of the prompt that the reference computed before this one's first: what a prefix cache answered for.
+        self._lag = reader.manifest.cached_rows - (reference.manifest.cached_rows if reference is not None else 0)
         self._gaps: dict[tuple[str, str], float | None] = {}
         self.seconds = 0.0
         self.rows = RowsSoFar()
@@ -62,31 +64,43 @@ class Captured:
 
     def _call(self, layer: str, place: Place) -> CapturedCall:
         x_MK = self.reader.tensor(place.step, place.stored, "in")
+        lag = 0 if place.step else self._lag
         reference_x, gap = None, None
         comparable = self.reference is not None and place.step < self._comparable and place.path not in STEPS_AFTER
         if comparable and self.reference is not None and self.reference.has(place.step, layer, "in"):
-            if x_MK.shape[0] < FEW_ROWS or place.part:
-                reference_x = self.reference.tensor(place.step, layer, "in")
+            if lag >= 0 and (x_MK.shape[0] < FEW_ROWS or place.part):
+                reference_x = from_row(self.reference.tensor(place.step, layer, "in"), lag, x_MK.shape[0])
                 if place.part:
                     reference_x = reference_x[:, place.first : place.first + x_MK.shape[1]]
             else:
-                gap = self._gap(layer, place.step, x_MK, self.reference)
+                gap = self._gap(layer, place.step, x_MK, self.reference, lag)
         return CapturedCall(
             step=place.step, index=place.index, path=place.path, reference_x=reference_x, inherited_l2_rel=gap,
             x_MK=x_MK, y_MN=self.reader.tensor(place.step, place.stored, "out"), part=place.part, first=place.first,
         )  # fmt: skip
 
-    def _gap(self, layer: str, step: int, x_MK: torch.Tensor, reference: CaptureReader) -> float | None:
-        """l2_rel of this input against the reference's; once for all linears that took the same input on both sides."""
+    def _gap(self, layer: str, step: int, x_MK: torch.Tensor, reference: CaptureReader, lag: int) -> float | None:
+        """l2_rel of this input against the reference's; once for all linears that took the same input on both sides.
+
+        lag: as `_lag`. Over the rows that both computed.
+        """
         key = (self.reader.stored_key(step, layer, "in"), reference.stored_key(step, layer, "in"))
         if key not in self._gaps:
-            reference_x = reference.tensor(step, layer, "in").to(torch.float32)
+            reference_x = reference.tensor(step, layer, "in")
+            if lag < 0:
+                x_MK = from_row(x_MK, -lag, reference_x.shape[0])
+            reference_x = from_row(reference_x, lag, x_MK.shape[0]).to(torch.float32)
             value = None
             if reference_x.shape == x_MK.shape:
                 gap = float(torch.linalg.vector_norm(torch.sub(x_MK, reference_x)))  # float16 is widened as it is read
                 value = finite_ratio(gap, float(torch.linalg.vector_norm(reference_x)))
             self._gaps[key] = value
         return self._gaps[key]
+
+
+def from_row(x_MK: torch.Tensor, first: int, rows: int) -> torch.Tensor:
+    """The rows from that one on where there are more than `rows`, all of them where not: an output head's last row."""
+    return x_MK[first:] if first > 0 and x_MK.shape[0] > rows else x_MK
 
 
 def comparable_steps(reader: CaptureReader, reference: CaptureReader | None) -> int:

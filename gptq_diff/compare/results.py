@@ -116,6 +116,7 @@ def make_result(
     collapsed, token = (False, None) if is_reference else collapse(manifest, ref_manifest)
     bad, original = first_bad(in_order(judgements, intervals)), run.kernel == ORIGINAL
     layers = layer_count(judgements, quantized, {**notes, **manifest.skipped})
+    findings = causes(judgements) or spoilt(judgements, manifest.cached_rows)
     excesses = [j.excess for j in judgements if j.excess is not None]
     return Result(
         backend=manifest.backend, prompt=manifest.prompt, engine=run.engine, kernel=kernel_globs(judgements),
@@ -126,7 +127,8 @@ def make_result(
         first_different_token=first_different_token(manifest.tokens, ref_manifest.tokens) if ref_manifest else None,
         cached_rows=manifest.cached_rows, layers=layers, steps=manifest.steps,
         bad_layers=len({j.layer for j in judgements if j.kind in BAD_KINDS}),
-        worst_excess=max(excesses, default=None), findings=causes(judgements), workarounds=(), headroom_bits={},
+        worst_excess=max(excesses, default=None), findings=findings,
+        workarounds=(), headroom_bits={},
         seconds={**run.seconds, **manifest.seconds}, peak_rss_bytes=run.peak_rss,
         peak_private_bytes=run.peak_private, peak_gpu_bytes=run.peak_gpu,
         quantization_error=summary(judgements) if original else None,
@@ -146,6 +148,19 @@ def causes(judgements: Sequence[Judgement]) -> tuple[Finding, ...]:
         + ("a rank holds another value than its peers" if j.path == REPLICATED else "their sum over the ranks is not"),
     }
     return (Finding(j.cause, 1.0, (evidence[j.cause],), j.layer),)
+
+
+def spoilt(judgements: Sequence[Judgement], cached_rows: int) -> tuple[Finding, ...]:
+    """Where no call is bad and an input is lost all the same, though rows of the prompt came from a prefix cache."""
+    lost = next((j for j in judgements if j.step == 0 and (j.kind == "inherited" or j.inherited_rows)), None)
+    if not cached_rows or lost is None or any(j.kind in BAD_KINDS for j in judgements):
+        return ()
+    evidence = (
+        f"{cached_rows} rows of the prompt came from the prefix cache, and {lost.rows} were computed",
+        f"no linear errs on these, and the input of {lost.layer} is NaN or infinite: what the cache holds of an "
+        "earlier prompt came in through attention",
+    )
+    return (Finding("nan-input", 0.9, evidence, lost.layer),)
 
 
 def verdict(results: Sequence[Result], quantized: int) -> Verdict:

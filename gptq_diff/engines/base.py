@@ -31,6 +31,7 @@ class LoadSpec:
     longest: tokens that the longest job needs, prompt and answer together.
     original: the unquantised model, absolute, to be loaded in place of `model`, whose layers say what is tapped.
     tensor_parallel: processes, each on a GPU of its own, that share the model; 1 for one.
+    prefix_cache: keep what was computed of a prompt for later ones that begin alike, in the engines that can.
     """
 
     engine: str
@@ -44,6 +45,7 @@ class LoadSpec:
     longest: int = 0
     original: Path | None = None
     tensor_parallel: int = 1
+    prefix_cache: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,14 @@ class Generation:
     logits_finite: one entry a step: whether any logit of the last position was finite.
     first_logits_V: float32 [vocabulary] of step 0.
     steps: forward passes made.
+    cached_rows: of the prompt that came from a prefix cache, its first ones; no tap saw them.
     """
 
     tokens: tuple[int, ...]
     logits_finite: tuple[bool, ...]
     first_logits_V: torch.Tensor
     steps: int
+    cached_rows: int = 0
 
 
 class Engine(abc.ABC):
@@ -92,6 +96,9 @@ class Engine(abc.ABC):
         a linear that no tap would see, and in an engine that cannot call one linear by itself.
         """
         raise BackendError(f"this engine cannot run {layer} by itself", "no experiments can be made on it")
+
+    def forget(self) -> None:  # noqa: B027  nothing to forget without a prefix cache
+        """Empty the prefix cache, if this load has one: the next prompt is computed whole."""
 
     def planted(self, job: Job) -> contextlib.AbstractContextManager[None]:
         """The job's fault, if it has one, planted for as long as the context lasts; BackendError where it cannot be."""

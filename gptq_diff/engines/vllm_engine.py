@@ -41,6 +41,7 @@ class VllmEngine(Engine):
         self._version = str(vllm.__version__)
         self._sampling: Any = vllm.SamplingParams
         self._ranks = spec.tensor_parallel
+        self._caches = spec.prefix_cache
         self._model: OneProcess | Ranks
         checkpoint = open_checkpoint(spec.model, trust_remote_code=spec.trust_remote_code)
         self._ends = end_ids(checkpoint)
@@ -81,12 +82,28 @@ class VllmEngine(Engine):
             temperature=0.0, max_tokens=max_new_tokens if forced is None else min(max_new_tokens, len(forced)),
             ignore_eos=True, stop_token_ids=sorted(self._ends) if forced is None else [], detokenize=False,
         )  # fmt: skip
-        with self._model.watching(len(token_ids), forced, tap) as watched:
+        with self._model.watching(len(token_ids), forced, tap, caches=self._caches) as watched:
             outputs = self._llm.generate({"prompt_token_ids": list(token_ids)}, sampling, use_tqdm=False)
         generation = watched.generation()
         chosen = tuple(int(t) for t in outputs[0].outputs[0].token_ids)
         _check_tokens(chosen, generation.tokens, forced)
+        if self._caches:
+            _check_cached(
+                getattr(outputs[0], "num_cached_tokens", None), generation.cached_rows, watched=tap is not None
+            )
         return generation
+
+    def forget(self) -> None:
+        """Empty vLLM's prefix cache. BackendError for a release that cannot, or one that says it did not."""
+        if not self._caches:
+            return
+        reset = getattr(self._llm, "reset_prefix_cache", None)
+        if reset is None:
+            raise BackendError(
+                f"vLLM {self._version} has no way to empty its prefix cache", "run without --prefix-cache"
+            )
+        if reset() is False:  # older releases answer nothing
+            raise BackendError("vLLM did not empty its prefix cache", "its log has more")
 
     def multiply(self, layer: str, x_MK: torch.Tensor) -> Product:
         """The kernel call of the module that holds that linear; refused where ranks share it."""
@@ -164,4 +181,15 @@ def _check_tokens(chosen: tuple[int, ...], own: tuple[int, ...], forced: tuple[i
         raise CaptureError(
             f"vLLM generated {list(chosen[:8])} where its logits, or --teacher-force, say {list(asked[:8])}",
             "its sampler does not choose greedily",
+        )
+
+
+def _check_cached(told: object, seen: int, *, watched: bool) -> None:
+    """What vLLM says of its cache must be what the kernels' rows showed; without a tap nobody has seen them."""
+    if type(told) is not int:
+        raise CaptureError("this vLLM does not say how many tokens came from its prefix cache", "take a newer release")
+    if watched and told != seen:
+        raise CaptureError(
+            f"vLLM says that {told} tokens came from its prefix cache, and its kernels left out {seen} rows",
+            "its schedule is not understood",
         )

@@ -180,7 +180,7 @@ def _backend_row(report: Report, r: Result) -> tuple[str, ...]:
         bad += f" (step {r.first_bad.step})"
     return (
         r.backend + ("*" if r.backend == report.reference else ""),
-        f"{r.prompt} ({tokens.get(r.prompt, 0)})",
+        f"{r.prompt} ({tokens.get(r.prompt, 0)}{f', {r.cached_rows} cached' if r.cached_rows else ''})",
         status,
         bad,
         "-" if r.quantization_error else f"{r.layers.compared}/{report.model.quantized_linears}",

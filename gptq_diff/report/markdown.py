@@ -118,6 +118,7 @@ def _status(result: Result | None) -> str:
         return "not judged"
     bad = result.first_bad
     said = result.status + (", collapsed" if result.collapsed and result.status != "collapsed" else "")
+    said += f" ({result.cached_rows} rows cached)" if result.cached_rows else ""
     if bad is None:
         return said
     step = f", step {bad.step}" if bad.step else ""

@@ -12,6 +12,9 @@ from gptq_diff.memory import NOTHING, MemoryUse
 from gptq_diff.records import ModelInfo, OriginalInfo, Prompt
 from gptq_diff.session.sweep import Lengths
 
+CACHING = frozenset({"vllm"})
+"""Engines with a prefix cache."""
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -42,6 +45,7 @@ class Asked:
     sweep: the lengths that the prompts were brought to (--sweep-tokens).
     experiments: "auto", "off" or "all" (gptq_diff.session.live_subjects). workarounds: the same words
     (gptq_diff.session.workarounds). plant: a fault in the kernels of all backends but the reference.
+    prefix_cache: --prefix-cache, for the engines that have one.
     """
 
     model: Path
@@ -67,6 +71,7 @@ class Asked:
     experiments: str = "auto"
     workarounds: str = "auto"
     plant: Plant | None = None
+    prefix_cache: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class RunRecord:
     state: "running" until every backend has ended, then "captured", then "finished"; "interrupted" after Ctrl-C.
     quantized: every quantised linear of the checkpoint; not_read: those the reader leaves out, with the reason.
     left_out: what --capture dropped, in words. full_hash: the fingerprints are over every byte. original: --original's.
-    sweep: --sweep-tokens.
+    sweep: --sweep-tokens. prefix_cache: --prefix-cache.
     """
 
     schema_version: int
@@ -117,6 +122,7 @@ class RunRecord:
     full_hash: bool = False
     original: OriginalInfo | None = None
     sweep: Lengths | None = None
+    prefix_cache: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

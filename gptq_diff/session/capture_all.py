@@ -17,7 +17,7 @@ from gptq_diff.environment import environment
 from gptq_diff.jobs import Job, WorkerSpec
 from gptq_diff.launch import Listener, Load, Outcome, run_load
 from gptq_diff.records import ORIGINAL, ModelInfo
-from gptq_diff.session.asked import Asked, Backend, BackendRecord, RunRecord
+from gptq_diff.session.asked import CACHING, Asked, Backend, BackendRecord, RunRecord
 from gptq_diff.session.devices import device_of, gpu_variables
 from gptq_diff.session.live_load import Live
 from gptq_diff.session.live_subjects import OFF
@@ -49,7 +49,7 @@ def start_record(asked: Asked, model: Checkpoint, judge: Checkpoint) -> RunRecor
         capture_budget=asked.capture_budget, repeats=asked.repeats, teacher_force=asked.teacher_force,
         allow_skip=asked.allow_skip, full_hash=asked.full_hash,
         original=None if asked.original is None else original_info(asked.original, full_hash=asked.full_hash),
-        sweep=asked.sweep,
+        sweep=asked.sweep, prefix_cache=asked.prefix_cache,
     )  # fmt: skip
 
 
@@ -97,17 +97,26 @@ def capture_all(asked: Asked, run: RunDir, record: RunRecord, listen: Listener, 
 
 
 def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forced: dict[str, tuple[int, ...]]) -> Load:
-    """One worker's spec: backend by backend, prompt by prompt, repeat by repeat."""
+    """One worker's spec: backend by backend, prompt by prompt, repeat by repeat.
+
+    With a prefix cache repeat by repeat, prompt by prompt in the order of the file, from an empty cache each: so a
+    repeat meets what the first run met.
+    """
+    first = backends[0]
+    caches = asked.prefix_cache and first.engine in CACHING
+    repeats = range(1, asked.repeats + 1)
+    order = [(p, repeat) for p in asked.prompts for repeat in repeats]
+    if caches:
+        order = [(p, repeat) for repeat in repeats for p in asked.prompts]
     jobs = tuple(
         Job(
             backend=b.name, kernel=b.kernel, prompt=p.id, token_ids=p.token_ids,
             max_new_tokens=asked.max_new_tokens, forced=forced.get(p.id), repeat=repeat,
             out=str(run.capture(b.name, p.id, repeat).absolute()),
-            plant=None if b.name == asked.reference else asked.plant,
+            plant=None if b.name == asked.reference else asked.plant, forget=caches and p is asked.prompts[0],
         )
-        for b in backends for p in asked.prompts for repeat in range(1, asked.repeats + 1)
+        for b in backends for p, repeat in order
     )  # fmt: skip
-    first = backends[0]
     model = asked.reference_model if first.name == asked.reference else asked.model
     spec = WorkerSpec(
         engine=first.engine, model=str(model), dtype=first.dtype,
@@ -115,7 +124,7 @@ def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forc
         trust_remote_code=asked.trust_remote_code, threads=asked.threads, seed=asked.seed, events="",
         parent=os.getpid(), jobs=jobs, route=first.route,
         tensor_parallel=asked.tensor_parallel if first.engine in SHARING else 1,
-        room=ROWS + asked.max_new_tokens if asked.workarounds != OFF else 0,
+        prefix_cache=caches, room=ROWS + asked.max_new_tokens if asked.workarounds != OFF else 0,
         original=str(asked.original) if first.kernel == ORIGINAL and asked.original is not None else "",
     )  # fmt: skip
     variables = worker_variables(first.engine, asked.device)

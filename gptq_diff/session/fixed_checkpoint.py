@@ -66,7 +66,7 @@ def _asked(asked: Asked, failing: list[Result], fixed: Fixed) -> Asked:
     prompts = {r.prompt for r in failing}
     return replace(
         asked, model=Path(fixed.path), reference_model=Path(fixed.path), original=None, experiments=OFF,
-        workarounds=OFF, capture="stats", repeats=1,
+        workarounds=OFF, capture="stats", repeats=1, prefix_cache=False,
         backends=tuple(b for b in asked.backends if b.name in names),
         prompts=tuple(p for p in asked.prompts if p.id in prompts),
     )  # fmt: skip

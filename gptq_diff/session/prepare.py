@@ -24,7 +24,7 @@ from gptq_diff.presets import BackendRequest, parse_backends, preset_named
 from gptq_diff.prompts import PromptEntry, read_prompt_file, tokenise
 from gptq_diff.records import Prompt
 from gptq_diff.releases import backend_of_release
-from gptq_diff.session.asked import Asked, Backend
+from gptq_diff.session.asked import CACHING, Asked, Backend
 from gptq_diff.session.original import check_original, check_reference, with_original
 from gptq_diff.session.same_shape import check_same_shape
 from gptq_diff.session.sweep import Lengths, swept
@@ -136,6 +136,19 @@ def _check_device(device: object, ranks: object) -> None:
         raise UsageError(f"--device {device} is one GPU, and --tensor-parallel-size asks for {ranks}", "leave one out")
 
 
+def _check_prefix_cache(backends: tuple[Backend, ...], sweep: Lengths | None) -> None:
+    if not any(b.engine in CACHING for b in backends):
+        raise UsageError(
+            "--prefix-cache is about vLLM's presets, and none of them runs here",
+            "name one by --backends, or leave it out; see `gptq-diff backends`",
+        )
+    if sweep is not None:
+        raise UsageError(
+            "--prefix-cache and --sweep-tokens: a length of a sweep begins as the one before it, and would come out of "
+            "the cache", "leave one of the two out",
+        )  # fmt: skip
+
+
 def prepare(
     model: Path, reference_model: Path | None, source: PromptSource, stdin: BinaryIO, backends: str | None,
     reference: str, *, trust_remote_code: bool, original: Path | None = None, sweep: Lengths | None = None,
@@ -145,6 +158,8 @@ def prepare(
     _check_numbers(settings)
     _check_device(settings.get("device"), settings.get("tensor_parallel"))
     chosen = prepare_backends(backends, reference, original)
+    if settings.get("prefix_cache"):
+        _check_prefix_cache(chosen, sweep)
     with open_checkpoint(model, trust_remote_code=trust_remote_code) as checkpoint:
         if checkpoint.needs_remote_code and not trust_remote_code:
             raise UsageError(

@@ -70,7 +70,7 @@ class Padding:
             job = Job(
                 backend=backend, kernel=kernels[backend], prompt=f"{prompt}~padded",
                 token_ids=padded(known.token_ids, pad, ROWS), max_new_tokens=self._new_tokens, forced=None,
-                out=str((place / "padded").absolute()),
+                out=str((place / "padded").absolute()), forget=True,
             )  # fmt: skip
             self._open.append(_Tried(job, known, said))
         return [tried.job for tried in self._open]

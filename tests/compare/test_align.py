@@ -9,7 +9,7 @@ import torch
 
 from gptq_diff.capture.store import CaptureReader, CaptureWriter
 from gptq_diff.capture.tap import Tap
-from gptq_diff.compare.align import Captured, comparable_steps
+from gptq_diff.compare.align import FEW_ROWS, Captured, comparable_steps
 from tests.compare.made import K, N, manifest, x_of
 
 
@@ -61,3 +61,54 @@ def test_calls_come_in_order_with_the_references_input_while_it_is_comparable(tm
     assert calls[2].reference_x is None
     assert Captured(ours, None).calls("b")[0].reference_x is None
     assert Captured(ours, theirs).calls("nobody") == []
+
+
+def cached_capture(path, x_MK, cached, rows_of_head=None):
+    """One step: layer "a" on these rows, an output head on its last row; the first `cached` rows were not computed."""
+    writer = CaptureWriter(path)
+    tap = Tap(frozenset(("a", "lm_head")), writer)
+    tap.begin_step(0)
+    tap.record("a", x_MK, torch.zeros(len(x_MK), N).half(), "fp16")
+    head = x_MK[-1:] if rows_of_head is None else x_MK[-rows_of_head:]
+    tap.record("lm_head", head, torch.zeros(len(head), N).half(), "fp16")
+    tap.end_step()
+    writer.close()
+    found = manifest((1,), order=tuple(tap.order), where=writer.where, cached_rows=cached)
+    writer.finish(found, torch.zeros(5))
+    return CaptureReader(path)
+
+
+@pytest.mark.parametrize("cached", [0, 3, 7, 11])
+def test_rows_that_a_cache_left_out_are_left_out_of_the_reference(cached, tmp_path):
+    """By position: the same inputs give no inherited error, however many of the 12 rows were computed."""
+    x = x_of(12, seed=5)
+    ours, theirs = cached_capture(tmp_path / "a", x[cached:], cached), cached_capture(tmp_path / "b", x, 0)
+    (call,) = Captured(ours, theirs).calls("a")
+    if len(x) - cached < FEW_ROWS:
+        assert torch.equal(call.reference_x, x[cached:])
+    else:
+        assert call.inherited_l2_rel == 0.0
+    (head,) = Captured(ours, theirs).calls("lm_head")
+    assert torch.equal(head.reference_x, x[-1:])
+
+
+def test_a_row_further_on_would_be_another_input(tmp_path):
+    """Or the test above would prove nothing."""
+    x = x_of(12, seed=5)
+    ours, theirs = cached_capture(tmp_path / "a", x[3:], 4), cached_capture(tmp_path / "b", x, 0)
+    assert Captured(ours, theirs).calls("a")[0].inherited_l2_rel is None  # 9 rows and 8: nothing to compare
+    shifted = cached_capture(tmp_path / "c", x[2:11], 3)
+    assert Captured(shifted, theirs).calls("a")[0].inherited_l2_rel > 1.0
+
+
+@pytest.mark.parametrize("cached", [4, 11])
+def test_a_reference_with_a_cache_of_its_own(cached, tmp_path):
+    """The rows that both computed are compared, for many rows and for few."""
+    x = x_of(12, seed=5)
+    ours, theirs = cached_capture(tmp_path / "a", x, 0), cached_capture(tmp_path / "b", x[cached:], cached)
+    (call,) = Captured(ours, theirs).calls("a")
+    assert call.inherited_l2_rel == 0.0
+    assert call.x_MK.shape == (12, K), "all of its own rows are judged"
+    both = cached_capture(tmp_path / "c", x[cached:], cached)
+    (call,) = Captured(both, theirs).calls("a")
+    assert call.inherited_l2_rel == 0.0 if cached == 4 else torch.equal(call.reference_x, x[cached:])

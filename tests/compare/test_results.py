@@ -13,6 +13,7 @@ from gptq_diff.compare.results import (
     kernel_globs,
     layer_count,
     sentence,
+    spoilt,
     status_of,
     verdict,
 )
@@ -123,3 +124,27 @@ def test_a_cause_that_judging_knows_is_a_finding(kind, cause, evidence):
 def test_a_result_beyond_float16_is_not_put_down_to_the_kernel():
     found = replace(result("overflow", bad=bad()), findings=(Finding("result-overflow", 1.0, ("e",), "b"),))
     assert "since the exact answer itself, up to 1,234, is beyond float16" in sentence(found, 4)
+
+
+def test_an_input_that_a_cache_has_spoilt_is_a_finding():
+    """Nothing errs on the computed rows and an input is lost: it came out of the cache. The first one is named."""
+    rows = [judgement("a"), judgement("b", "inherited", index=1), judgement("c", "inherited", index=2)]
+    (finding,) = spoilt(rows, 32)
+    assert (finding.cause, finding.layer) == ("nan-input", "b")
+    assert "32 rows of the prompt came from the prefix cache, and 3 were computed" in finding.evidence[0]
+    (finding,) = spoilt([judgement("a"), judgement("b", index=1, inherited_rows=1)], 32)
+    assert finding.layer == "b"
+
+
+@pytest.mark.parametrize(
+    ("rows", "cached"),
+    [
+        ([judgement("a"), judgement("b", "inherited", index=1)], 0),
+        ([judgement("a"), judgement("b", index=1)], 32),
+        ([judgement("a", "overflow"), judgement("b", "inherited", index=1)], 32),
+        ([judgement("a"), judgement("b", "inherited", step=1)], 32),
+    ],
+)
+def test_a_cache_is_not_blamed_for_what_else_explains(rows, cached):
+    """No cached rows, nothing lost, a linear that errs itself, a later step, whose rows are all computed."""
+    assert spoilt(rows, cached) == ()

@@ -165,3 +165,10 @@ def test_a_status_of_another_version_is_shown_all_the_same() -> None:
         results=tuple(replace(r, status="haunted") for r in report.results),
     )
     assert "verdict: haunted" in shown(report)
+
+
+def test_rows_of_a_prefix_cache_are_told_beside_the_tokens() -> None:
+    """Of that backend alone: the kernels saw the others."""
+    text = shown(a_report(a_result("agree", "hf-fp32"), replace(a_result("agree"), cached_rows=32)))
+    assert text.count("short (37)") == 1
+    assert text.count("short (37, 32 cached)") == 1

@@ -118,3 +118,9 @@ def test_nothing_that_is_not_ours_does_anything(text: str) -> None:
 
 def test_terminal_codes_are_gone() -> None:
     assert "\x1b" not in markdown(many(1, HOSTILE), JUDGED)
+
+
+def test_rows_of_a_prefix_cache_are_told() -> None:
+    """Beside the status that was judged without them."""
+    text = markdown(a_report(a_result("agree", "hf-fp32"), replace(a_result("agree"), cached_rows=32)), {})
+    assert "| `short` (37) | agree | agree (32 rows cached) |" in text

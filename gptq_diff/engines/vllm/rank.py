@@ -192,9 +192,11 @@ class OneProcess(Rank):
         return gpu_peak()
 
     @contextlib.contextmanager
-    def watching(self, rows: int, forced: tuple[int, ...] | None, tap: Tap | None) -> Iterator[Watched]:
-        """One prompt of that many tokens; what it gave is there once the context is left."""
-        steps = Steps(rows, forced, tap)
+    def watching(
+        self, rows: int, forced: tuple[int, ...] | None, tap: Tap | None, *, caches: bool
+    ) -> Iterator[Watched]:
+        """One prompt of that many tokens; what it gave is there once the context is left. caches: as in Steps."""
+        steps = Steps(rows, forced, tap, caches=caches)
         with self.followed(steps):
             yield Watched(steps)
 
@@ -210,7 +212,9 @@ class Watched:
         steps = self.steps
         if steps.first_logits_V is None:
             raise CaptureError("vLLM computed no logits for the prompt", "this release is not understood")
-        return Generation(tuple(steps.tokens), tuple(steps.finite), steps.first_logits_V, len(steps.tokens))
+        return Generation(
+            tuple(steps.tokens), tuple(steps.finite), steps.first_logits_V, len(steps.tokens), steps.cached_rows
+        )
 
 
 def facts_of(rank: Rank) -> dict[str, Any]:

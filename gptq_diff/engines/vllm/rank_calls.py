@@ -62,13 +62,15 @@ class RankCalls:
 
         return _told(use)
 
-    def gptq_diff_begin(self, directory: str | None, rows: int, forced: list[int] | None) -> dict[str, Any]:
-        """Watch the next prompt; directory: where ranks keep their tensors, None without a tap."""
+    def gptq_diff_begin(
+        self, directory: str | None, rows: int, forced: list[int] | None, caches: bool = False
+    ) -> dict[str, Any]:
+        """Watch the next prompt; directory: where ranks keep their tensors, None without a tap. caches: as in Steps."""
 
         def begin() -> dict[str, Any]:
             place = None if directory is None else Path(directory) / f"rank-{self.rank}"
             ids = None if forced is None else tuple(forced)
-            self._watched = WatchedRank(self._gptq_diff, place, rows, ids, samples=self.rank == 0)
+            self._watched = WatchedRank(self._gptq_diff, place, rows, ids, samples=self.rank == 0, caches=caches)
             return {}
 
         return _told(begin)
@@ -108,11 +110,12 @@ class WatchedRank:
     """One prompt on one rank: everything put in place, and taken away again."""
 
     def __init__(
-        self, rank: Rank, directory: Path | None, rows: int, forced: tuple[int, ...] | None, *, samples: bool
-    ) -> None:
+        self, rank: Rank, directory: Path | None, rows: int, forced: tuple[int, ...] | None, *, samples: bool,
+        caches: bool,
+    ) -> None:  # fmt: skip
         self._writer = None if directory is None else CaptureWriter(directory)
         self._tap = None if self._writer is None else Tap(rank.tapped, self._writer)
-        self._steps = Steps(rows, forced, self._tap, samples=samples)
+        self._steps = Steps(rows, forced, self._tap, samples=samples, caches=caches)
         self._undo = contextlib.ExitStack()
         self._undo.enter_context(rank.followed(self._steps))
 
@@ -125,14 +128,14 @@ class WatchedRank:
             self._writer.close()
             manifest = Manifest(
                 backend="", prompt="", order=tuple(self._tap.order), kernels=self._writer.kernels, skipped={},
-                steps=made.steps, tokens=made.tokens, logits_finite=made.logits_finite, cached_rows=0,
+                steps=made.steps, tokens=made.tokens, logits_finite=made.logits_finite, cached_rows=made.cached_rows,
                 forced=self._steps.forced is not None, where=self._writer.where,
                 bytes_written=self._writer.bytes_written, seconds={},
             )  # fmt: skip
             self._writer.finish(manifest, made.first_logits_V)
         return {
             "steps": made.steps, "tokens": list(made.tokens), "finite": list(made.logits_finite),
-            "first_logits": made.first_logits_V.tolist(),
+            "first_logits": made.first_logits_V.tolist(), "cached_rows": made.cached_rows,
         }  # fmt: skip
 
 

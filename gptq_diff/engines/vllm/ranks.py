@@ -33,7 +33,7 @@ class _Prompt:
         """In the engine's own words."""
         told = self.told
         logits_V = torch.tensor(told["first_logits"], dtype=torch.float32)
-        return Generation(tuple(told["tokens"]), tuple(told["finite"]), logits_V, told["steps"])
+        return Generation(tuple(told["tokens"]), tuple(told["finite"]), logits_V, told["steps"], told["cached_rows"])
 
 
 class Ranks:
@@ -72,10 +72,13 @@ class Ranks:
         return sum(peaks) if peaks else None
 
     @contextlib.contextmanager
-    def watching(self, rows: int, forced: tuple[int, ...] | None, tap: Tap | None) -> Iterator[_Prompt]:
-        """One prompt of that many tokens; what it gave is there once the context is left."""
+    def watching(
+        self, rows: int, forced: tuple[int, ...] | None, tap: Tap | None, *, caches: bool
+    ) -> Iterator[_Prompt]:
+        """One prompt of that many tokens; what it gave is there once the context is left. caches: as in Steps."""
         shutil.rmtree(self._scratch, ignore_errors=True)
-        self._ask(BEGIN, None if tap is None else str(self._scratch), rows, None if forced is None else list(forced))
+        place, ids = None if tap is None else str(self._scratch), None if forced is None else list(forced)
+        self._ask(BEGIN, place, rows, ids, caches)
         try:
             yield (prompt := _Prompt())
         except RuntimeError as e:  # what a rank raised comes back as this, with its own words in it

@@ -92,7 +92,7 @@ def engine_arguments(spec: LoadSpec, known: frozenset[str]) -> dict[str, object]
         "max_num_batched_tokens": length,  # at least the prompt: it must be one batch
         "max_num_seqs": 1,
         "enforce_eager": True,  # taps do not fire in a captured graph
-        "enable_prefix_caching": False,  # it changes the number of rows, and so the path
+        "enable_prefix_caching": spec.prefix_cache,  # it changes the number of rows, and so the path
         "enable_chunked_prefill": False,
         "async_scheduling": False,  # it would run a step whose result nobody asks for
         "generation_config": "vllm",

@@ -22,13 +22,16 @@ class Steps:
     forced: ids to be chosen instead of the model's own; vLLM's sampler then sees logits that leave it no choice.
     tokens: the model's own choices, NaN counting as the largest value, as in vLLM's and torch's argmax.
     samples: False for a tensor-parallel rank that vLLM may leave without logits; its tokens mean nothing.
+    caches: the first rows of the prompt may come from a prefix cache, so that the prefill has fewer.
     """
 
     def __init__(
-        self, prompt_rows: int, forced: tuple[int, ...] | None, tap: Tap | None, *, samples: bool = True
-    ) -> None:
-        self.prompt_rows = prompt_rows
+        self, prompt_rows: int, forced: tuple[int, ...] | None, tap: Tap | None, *, samples: bool = True,
+        caches: bool = False,
+    ) -> None:  # fmt: skip
+        self.prompt_rows = self._prompt_tokens = prompt_rows
         self.samples = samples
+        self._caches = caches
         self.forced = forced
         self.tap = tap
         self.tokens: list[int] = []
@@ -70,8 +73,18 @@ class Steps:
         if self.tap is not None:
             self.tap.begin_step(len(self.tokens))
 
+    @property
+    def cached_rows(self) -> int:
+        """Of the prompt that the prefill did not compute, as far as calls have shown it."""
+        return self._prompt_tokens - self.prompt_rows
+
     def check_rows(self, name: str, rows: int) -> None:
-        """Refuse a batch that is not this step of this prompt; one row is an lm_head's share of the prefill."""
+        """Refuse a batch that is not this step of this prompt; one row is an lm_head's share of the prefill.
+
+        Where a cache may have answered for the prompt's first rows, the prefill's first call says how many are left.
+        """
+        if self._caches and not self.tokens and rows <= self._prompt_tokens:
+            self.prompt_rows, self._caches = rows, False
         if rows not in (self.rows, 1):
             raise CaptureError(
                 f"vLLM gave {name} {rows} rows in step {len(self.tokens)}, not {self.rows}",

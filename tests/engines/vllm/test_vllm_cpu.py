@@ -26,10 +26,13 @@ pytestmark = [
 ]
 
 
-def run(model: Path, place: Path, *more: object) -> tuple[int, dict[str, Any]]:
-    """Exit status and report of one run on two prompts: one row, and sixty."""
+TWO = {"one": [7], "some": list(range(3, 63))}
+
+
+def run(model: Path, place: Path, *more: object, ids: dict[str, list[int]] = TWO) -> tuple[int, dict[str, Any]]:
+    """Exit status and report of one run on these prompts: one row, and sixty."""
     prompts = place / "prompts.json"
-    prompts.write_text(json.dumps([{"id": "one", "token_ids": [7]}, {"id": "some", "token_ids": list(range(3, 63))}]))
+    prompts.write_text(json.dumps([{"id": name, "token_ids": values} for name, values in ids.items()]))
     done = subprocess.run(
         [sys.executable, "-m", "gptq_diff", "run", "--model", model, "--prompt-file", prompts, "--json",
          "--backends", f"hf-fp32,vllm@{PYTHON}", "--max-new-tokens", "3", "--out", place / "run", *more],
@@ -81,3 +84,22 @@ def test_two_ranks_are_put_together_and_agree(tiny_model: Path, tmp_path: Path) 
     rows = [json.loads(line) for line in (tmp_path / "run" / "judged" / "vllm" / "some.jsonl").open()]
     down = [r["part"] for r in rows if r["step"] == 0 and r["layer"] == "model.layers.1.mlp.down_proj"]
     assert down == ["0", "1", "all-reduce"]
+
+
+def test_the_prefix_cache_leaves_rows_out_and_the_others_are_judged(tiny_model: Path, tmp_path: Path) -> None:
+    """vLLM's cache in earnest, its blocks of 128 tokens on a CPU: the second prompt shares 130 with the first, the third
+    is new. Rows are held against the reference's by position, or inherited error would be of the order of 1."""
+    long = [(7 * i + 3) % 250 for i in range(140)]
+    ids = {"first": long, "second": [*long[:130], *range(30, 45)], "other": [9, *long]}
+    model = Path(SMOLLM2) if SMOLLM2 else tiny_model
+    code, report = run(model, tmp_path, "--prefix-cache", "--repeats", "2", ids=ids)
+    assert code == 0, report["verdict"]
+    results = {r["prompt"]: r for r in report["results"] if r["backend"] == "vllm"}
+    assert {name: r["cached_rows"] for name, r in results.items()} == {"first": 0, "second": 128, "other": 0}
+    assert all(r["layers"]["compared"] == report["model"]["quantized_linears"] for r in results.values())
+    assert all(r["cached_rows"] == 0 for r in report["results"] if r["backend"] == "hf-fp32")
+    for name, rows in (("first", 140), ("second", 17)):
+        judged = [json.loads(line) for line in (tmp_path / "run" / "judged" / "vllm" / f"{name}.jsonl").open()]
+        prefill = [j for j in judged if j["step"] == 0 and not j["part"]]
+        assert {j["rows"] for j in prefill} <= {rows, 1}
+        assert max(j["inherited_l2_rel"] or 0.0 for j in prefill) < 0.1
