@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gptq_diff import __version__
-from gptq_diff.cli import env, model
+from gptq_diff.cli import cases, env, model
 from gptq_diff.cli.backends import backends
 from gptq_diff.cli.bundle import bundle
 from gptq_diff.cli.check import check
@@ -39,6 +39,7 @@ for command in (run, demo, backends, compare, diagnose, reduce, report, bundle, 
     app.command()(command)
 app.add_typer(model.app, name="model")
 app.add_typer(env.app, name="env")
+app.add_typer(cases.app, name="cases")
 
 
 def _version(asked: bool) -> None:
