@@ -15,6 +15,7 @@ class CaseModel:
     """Which checkpoint: built by name, or a path; exactly one of the two is not None.
 
     options: of `model build`. path: a directory (beside the case file, if it is relative) or a Hub id.
+    reference_path: what the reference and the judge read, where `path` is damaged; None for the same.
     headroom_bits: the checkpoint is given so much headroom by `model fix`, on the case's prompts; None for none.
     """
 
@@ -22,6 +23,7 @@ class CaseModel:
     path: str | None = None
     options: BuildOptions = field(default_factory=BuildOptions)
     headroom_bits: float | None = None
+    reference_path: str | None = None
 
 
 @dataclass(frozen=True)

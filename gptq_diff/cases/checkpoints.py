@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from gptq_diff.cases.case import Case, CaseModel
+from gptq_diff.cases.case import Case
 from gptq_diff.checkpoint.reader import open_checkpoint, resolve_model
 from gptq_diff.errors import UsageError
 from gptq_diff.models.build import build_model
@@ -27,16 +27,20 @@ def sound_checkpoint(case: Case, progress: Callable[[str], None]) -> Path:
     if model.build is not None:
         return build_model(model.build, model.options, None, progress)
     assert model.path is not None
-    return _directory(case, model)
+    return _directory(case, model.path)
 
 
-def _directory(case: Case, model: CaseModel) -> Path:
-    assert model.path is not None
-    beside = case.file.parent / Path(model.path).expanduser()
+def reference_checkpoint(case: Case) -> Path | None:
+    """The directory of what the reference reads, where the case names one; NotHere where it is not here."""
+    return None if case.model.reference_path is None else _directory(case, case.model.reference_path)
+
+
+def _directory(case: Case, path: str) -> Path:
+    beside = case.file.parent / Path(path).expanduser()
     if beside.is_dir():
         return beside.absolute()
     try:
-        return resolve_model(model.path).absolute()
+        return resolve_model(path).absolute()
     except UsageError as e:
         raise NotHere(f"its model is not here: {e}") from e
 

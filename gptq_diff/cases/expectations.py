@@ -37,7 +37,7 @@ def check_expectations(expected: Sequence[Expectation], seen: Sequence[Seen]) ->
         named = [s for s in seen if one.backend in (None, s.backend) and one.prompt in (None, s.prompt)]
         checks += [Checked(s.backend, s.prompt, one, s, _differences(one, s)) for s in named]
         if not named:
-            what = f"expected {said(one)}, and nothing ran"
+            what = f"expected {one.said}, and nothing ran"
             checks.append(Checked(one.backend or "", one.prompt or "", one, None, (what,)))
     told = {(c.backend, c.prompt) for c in checks}
     silent = Expectation(status=HEALTHY)
@@ -60,14 +60,6 @@ def _differences(expected: Expectation, seen: Seen) -> tuple[str, ...]:
         f"{what}: expected {_word(wanted)}, happened {_word(happened)}" for what, wanted, happened in pairs
         if wanted != happened
     )  # fmt: skip
-
-
-def said(expected: Expectation) -> str:
-    """An expectation in a few words."""
-    words = [expected.status or "", f"at {expected.layer}" if expected.layer else "", expected.cause or ""]
-    if expected.collapsed is not None:
-        words.append("collapsed" if expected.collapsed else "not collapsed")
-    return ", ".join(word for word in words if word)
 
 
 def _word(value: str | bool | None) -> str:

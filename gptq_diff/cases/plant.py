@@ -11,7 +11,7 @@ import numpy as np
 from gptq_diff.cases.case import Case, CaseFault
 from gptq_diff.cases.checkpoints import healthy_inputs
 from gptq_diff.errors import UsageError
-from gptq_diff.faults.catalogue import KINDS, PREPARES
+from gptq_diff.faults.catalogue import PREPARES, planter
 from gptq_diff.faults.checkpoint import Stored, copy_of, one_file
 from gptq_diff.faults.fault import Fault, Floats, Site, Unplantable
 from gptq_diff.jobs import Plant
@@ -76,13 +76,11 @@ def drawn(case: Case, asked: CaseFault, sound: Path, source: PromptSource) -> Fa
                 kept[name] = captured(name).float().numpy().copy()
         return kept[name]
 
-    backend = next((name for name in case.backends if name != case.reference), case.reference)
-    site = Site(
-        model=model, layer=asked.layer, size=asked.size, way="bytes" if asked.where == "bytes" else "engine",
-        path=PATHS.get(backend, "fp16"), rng=np.random.default_rng(asked.seed), inputs=inputs,
-    )  # fmt: skip
+    path = next((PATHS[name] for name in case.backends if name in PATHS), "fp16")
+    way = "bytes" if asked.where == "bytes" else "engine"
+    site = Site(model, asked.layer, asked.size, way, path, np.random.default_rng(asked.seed), inputs)
     try:
-        return KINDS[asked.kind](site)
+        return planter(asked.kind, site.path)(site)
     except Unplantable as e:
         raise UsageError(f"{case.file}: {asked.kind} has no place at {asked.layer}: {e}",
                          "choose another layer, size or seed") from e  # fmt: skip

@@ -24,7 +24,8 @@ FILE = "case.toml"
 TOP = ("name", "description", "model", "fault", "prompt", "run", "expect")
 NUMBERS = ("bits", "group_size", "hidden", "intermediate", "blocks", "heads", "kv_heads", "seed")
 SWITCHES = ("sym", "desc_act", "ambiguous_zeros")
-MODEL = ("build", "path", "gain_shift", "headroom_bits", "checkpoint_format", *NUMBERS, *SWITCHES)
+MODEL = ("build", "path", "reference_path", "gain_shift", "headroom_bits", "checkpoint_format", *NUMBERS, *SWITCHES)
+PATHS = ("path", "reference_path", "headroom_bits")
 FAULT = ("kind", "layer", "where", "size", "seed")
 RUN = ("backends", "reference", "max_new_tokens", "prefix_cache", "repeats", "teacher_force")
 EXPECT = ("backend", "prompt", "status", "layer", "cause", "collapsed")
@@ -49,6 +50,8 @@ def read_case(path: Path) -> Case:
     if NAME.fullmatch(name) is None:
         raise top.error("name", f"{name!r} cannot name a folder", "letters, digits, dots, underscores and hyphens only")
     prompts = _prompts(found, top)
+    if top.has("fault") and top.table("model").has("reference_path"):
+        raise top.error("fault", "[fault] and 'reference_path' exclude each other", "leave one out")
     reference, backends = _backends(top.table("run"))
     run = top.table("run")
     return Case(
@@ -67,10 +70,15 @@ def _model(table: Table) -> CaseModel:
         raise table.error(None, "[model] names either build or path, and one of the two alone", MAIN)
     bits = table.number("headroom_bits") if table.has("headroom_bits") else None
     if table.has("path"):
-        extra = next((key for key in MODEL if key not in ("path", "headroom_bits") and table.has(key)), None)
+        extra = next((key for key in MODEL if key not in PATHS and table.has(key)), None)
         if extra is not None:
             raise table.error(extra, f"{extra!r} is an option of build, and this model is a path", "leave it out")
-        return CaseModel(path=table.text("path"), headroom_bits=bits)
+        reference = table.text("reference_path") if table.has("reference_path") else None
+        if reference is not None and bits is not None:
+            raise table.error("headroom_bits", "'headroom_bits' and 'reference_path' exclude each other", MAIN)
+        return CaseModel(path=table.text("path"), reference_path=reference, headroom_bits=bits)
+    if table.has("reference_path"):
+        raise table.error("reference_path", "'reference_path' stands beside path alone", "leave it out")
     shift = None
     if table.has("gain_shift"):
         inner = table.table("gain_shift")

@@ -13,12 +13,13 @@ from typing import Any
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.cases.backends import Chosen, choose_backends
 from gptq_diff.cases.case import Case
-from gptq_diff.cases.checkpoints import NotHere, sound_checkpoint, with_headroom
+from gptq_diff.cases.checkpoints import NotHere, reference_checkpoint, sound_checkpoint, with_headroom
 from gptq_diff.cases.expectations import check_expectations, seen_in
 from gptq_diff.cases.figures import figures_of
 from gptq_diff.cases.key import key_of
 from gptq_diff.cases.outcome_file import read_outcome, write_outcome
 from gptq_diff.cases.plant import Planted, plant_fault
+from gptq_diff.cases.tasks import keep_apart
 from gptq_diff.errors import GptqDiffError, UsageError
 from gptq_diff.records import ERROR, FAILED, HELD, SKIPPED, CaseOutcome, Expectation, Report
 from gptq_diff.session.asked import Asked
@@ -60,13 +61,15 @@ def run_case(
     run in gptq-diff's own. What goes wrong is an outcome too: ERROR, with the reason.
     """
     started = time.perf_counter()
+    keep_apart([case], out)
     outcome = CaseOutcome(case.name, ERROR)
     try:
         chosen = choose_backends(case, backends, interpreter)
         if chosen.reason:
-            return _kept(replace(outcome, state=SKIPPED, reason=chosen.reason, skipped=chosen.skipped), out)
-        sound = sound_checkpoint(case, settings.progress)
-        key, fingerprint = key_of(case, chosen, sound, settings.device, settings.tensor_parallel, settings.seed)
+            return _kept(replace(outcome, state=SKIPPED, reason=chosen.reason, skipped=chosen.skipped), out, case)
+        sound, reference = sound_checkpoint(case, settings.progress), reference_checkpoint(case)
+        models = [sound] if reference is None else [sound, reference]
+        key, fingerprint = key_of(case, chosen, models, settings.device, settings.tensor_parallel, settings.seed)
         before = read_outcome(out) if settings.reuse else None
         if before is not None and before.key == key and before.state in (HELD, FAILED):
             return replace(before, reused=True)
@@ -76,7 +79,7 @@ def run_case(
         outcome = replace(outcome, state=SKIPPED, reason=str(e))
     except GptqDiffError as e:
         outcome = replace(outcome, reason=str(e), usage=isinstance(e, UsageError))
-    return _kept(replace(outcome, seconds=round(time.perf_counter() - started, 2)), out)
+    return _kept(replace(outcome, seconds=round(time.perf_counter() - started, 2)), out, case)
 
 
 def _clear(out: Path, case: Case) -> None:
@@ -86,8 +89,10 @@ def _clear(out: Path, case: Case) -> None:
     shutil.copyfile(case.file, out / "case.toml")
 
 
-def _kept(outcome: CaseOutcome, out: Path) -> CaseOutcome:
-    out.mkdir(parents=True, exist_ok=True)
+def _kept(outcome: CaseOutcome, out: Path, case: Case) -> CaseOutcome:
+    """Written down; what did not run leaves nothing else there."""
+    if outcome.state == SKIPPED or not out.is_dir():
+        _clear(out, case)
     write_outcome(outcome, out)
     return outcome
 
@@ -98,6 +103,9 @@ def _run(
     source = PromptSource(str(case.file), None, chat_template=True, entries=case.prompts)
     sound = with_headroom(case, sound, source, out / "model" / "fixed")
     planted = plant_fault(case, sound, source, out / "model")
+    reference = reference_checkpoint(case)
+    if reference is not None:  # and then nothing is planted by the case: its backends load what is damaged already
+        planted = replace(planted, sound=reference)
     run = RunDir.create(out / "run", overwrite=False)
     try:
         report = run_job(_asked(case, chosen, planted, source, settings), run, settings.watcher)

@@ -27,35 +27,34 @@ START = "import sys; sys.path.insert(0, sys.argv[1]); from gptq_diff.cases.serve
         "sys.exit(main(sys.argv[2], int(sys.argv[3])))"  # fmt: skip
 """Our own package first, and never what lies where the user stands."""
 
-Finished = Callable[[CaseOutcome], None]
-"""Told of each case as it ends."""
+Finished = Callable[[int, CaseOutcome], None]
+"""Told of each case as it ends, by its place among the tasks."""
 
 
 def run_cases(
     tasks: Sequence[tuple[Case, Task]], logs: Path, finished: Finished, *, jobs: int, keep_going: bool
-) -> dict[str, CaseOutcome]:
-    """Outcomes by case, in the order given; without keep_going no case is begun after one that did not hold.
+) -> list[CaseOutcome | None]:
+    """An outcome a task; without keep_going no case is begun after one that did not hold: None stands for those.
 
     logs: directory for what the processes print. Leaving in any way, Ctrl-C included, ends them and their workers.
     """
-    left = list(tasks)
-    found: dict[str, CaseOutcome] = {}
+    left = list(range(len(tasks)))
+    found: list[CaseOutcome | None] = [None] * len(tasks)
     with contextlib.ExitStack() as open_:
-        hands: list[_Hand] = []
+        hands = [open_.enter_context(_hand(logs, number)) for number in range(min(jobs, len(tasks)))]
         while left or any(hand.busy for hand in hands):
-            while left and len(hands) < min(jobs, len(tasks)):
-                hands.append(open_.enter_context(_hand(logs, len(hands))))
             for hand in hands:
                 outcome = hand.look()
                 if outcome is not None:
-                    found[outcome.name] = outcome
-                    finished(outcome)
+                    found[hand.place] = outcome
+                    finished(hand.place, outcome)
                     if not keep_going and outcome.bad:
                         left = []
                 if left and not hand.busy:
-                    hand.give(*left.pop(0))
+                    place = left.pop(0)
+                    hand.give(place, *tasks[place])
             time.sleep(POLL_SECONDS)
-    return {case.name: found[case.name] for case, _ in tasks if case.name in found}
+    return found
 
 
 @contextlib.contextmanager
@@ -68,7 +67,7 @@ def _hand(logs: Path, number: int) -> Iterator[_Hand]:
 
 
 class _Hand:
-    """One process that runs cases, started again where a case has taken it down."""
+    """One process that runs cases, started again where a case has taken it down. place: of the task at hand."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -77,14 +76,16 @@ class _Hand:
         self._number = 0
         self._now: tuple[Case, Task] | None = None
         self._log_start = 0
+        self.place = 0
 
     @property
     def busy(self) -> bool:
         """Whether a case is running."""
         return self._now is not None
 
-    def give(self, case: Case, task: Task) -> None:
+    def give(self, place: int, case: Case, task: Task) -> None:
         """Begin a case."""
+        self.place = place
         if self._process is None:
             self._start()
         assert self._place is not None

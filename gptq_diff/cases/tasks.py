@@ -7,8 +7,12 @@ takes its process with it costs that case alone: the parent starts another proce
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from gptq_diff.cases.case import Case
+from gptq_diff.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,13 @@ class Task:
     timeout: float = 3600.0
     seed: int = 0
     reuse: bool = False
+
+
+def keep_apart(cases: Sequence[Case], out: Path) -> None:
+    """UsageError where a case file lies in what is emptied before."""
+    for case in cases:
+        if out.absolute() in case.file.parents:
+            raise UsageError(f"{case.file} lies in {out}, which is emptied before", "choose another --out")
 
 
 def task_file(folder: Path, number: int) -> Path:

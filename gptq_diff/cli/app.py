@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gptq_diff import __version__
-from gptq_diff.cli import ci, env, kernels, model
+from gptq_diff.cli import cases, ci, env, kernels, model
 from gptq_diff.cli.backends import backends
 from gptq_diff.cli.bisect import bisect
 from gptq_diff.cli.bundle import bundle
@@ -55,6 +55,7 @@ for command in (
     app.command()(command)
 app.add_typer(model.app, name="model")
 app.add_typer(env.app, name="env")
+app.add_typer(cases.app, name="cases")
 app.add_typer(kernels.app, name="kernels")
 app.add_typer(ci.app, name="ci")
 

@@ -41,15 +41,18 @@ def fault_in(engine: HfEngine, job: Job, plant: Plant) -> Fault:
     path = engine.checkpoint.path
     if not one_file(path):
         raise BackendError(f"a fault can be planted in a checkpoint of one file, and {path} is none")
+    rng = np.random.default_rng(plant.seed)
     site = Site(
         model=Stored(path), layer=plant.layer, size=plant.size, way="engine", path=engine.kernel.name,
-        rng=np.random.default_rng(plant.seed), inputs=lambda name: healthy_input(engine, job, name),
+        rng=rng, inputs=lambda name: healthy_input(engine, job, name),
         calls=(len(job.token_ids), *[1] * (job.max_new_tokens - 1)),
     )  # fmt: skip
     try:
-        return KINDS[plant.kind](site)
+        fault = KINDS[plant.kind](site)
     except Unplantable as e:
         raise BackendError(f"{plant.kind} has no place at {plant.layer}: {e}", "choose another layer or size") from e
+    rng.bytes(8 * (job.repeat - 1))  # what is drawn at every call is another thing in another repeat
+    return fault
 
 
 def healthy_input(engine: HfEngine, job: Job, name: str) -> Floats:

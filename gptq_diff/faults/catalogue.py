@@ -9,6 +9,7 @@ from gptq_diff.faults import (
     all_reduce,
     ambiguous_zero,
     bias,
+    cancelling,
     clamp,
     dtype,
     g_idx_ignored,
@@ -32,6 +33,12 @@ _MODULES = (
 )  # fmt: skip
 
 KINDS: dict[str, Callable[[Site], Fault]] = {module.KIND: module.plant for module in _MODULES}
+
+
+def planter(kind: str, path: str) -> Callable[[Site], Fault]:
+    """What plants that kind for that arithmetic: the reconstruct path's accumulators overflow in a way of their own."""
+    return cancelling.plant if kind == cancelling.KIND and path == "exllama-reconstruct" else KINDS[kind]
+
 
 NOT_PLANTED = {
     "split-k-noise": "by contract no fault: repeats that differ by no more than rounding explains. Healthy runs have "

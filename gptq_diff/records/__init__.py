@@ -2,6 +2,7 @@
 
 from gptq_diff.records.asked import Preset, Prompt, PromptInfo, swept_prompt
 from gptq_diff.records.checked import (
+    ALL_LINEARS,
     ERROR,
     FAILED,
     HELD,
@@ -33,6 +34,7 @@ from gptq_diff.records.report import (
 )
 
 __all__ = [
+    "ALL_LINEARS",
     "ERROR",
     "FAILED",
     "HELD",

@@ -23,6 +23,14 @@ class Expectation:
     collapsed: bool | None = None
     line: int = 0
 
+    @property
+    def said(self) -> str:
+        """In a few words, without whom it is about."""
+        words = [self.status or "", f"at {self.layer}" if self.layer else "", self.cause or ""]
+        if self.collapsed is not None:
+            words.append("collapsed" if self.collapsed else "not collapsed")
+        return ", ".join(word for word in words if word)
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -90,18 +98,23 @@ class Figures:
     linears: Mapping[str, LinearError]
 
 
+ALL_LINEARS = "all linears"
+"""The layer of a regression that all of them show together."""
+
+
 @dataclass(frozen=True)
 class Regression:
-    """A local error that grew beyond the noise: of one linear, or of all of them together ("all linears").
+    """A local error that grew beyond the noise.
 
-    ratio, before: error over floor, now and in the baseline. allowed: the largest ratio that noise explains.
+    layer: of one linear, or ALL_LINEARS. before, now, allowed: its relative l2 error in the baseline, in this run,
+    and the largest that noise explains; of all linears the geometric mean of their growth, where 1 is none.
     """
 
     backend: str
     prompt: str
     layer: str
     before: float
-    ratio: float
+    now: float
     allowed: float
 
 

@@ -7,24 +7,22 @@ A failure is a numeric failure that was found; an error is a case that could not
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
 from gptq_diff.records import Report, Result, SkippedBackend
 from gptq_diff.report.cleaned import cleaned
-from gptq_diff.text import clean, one_line
+from gptq_diff.report.xml_text import fit
+from gptq_diff.text import one_line
 
 MESSAGE = 500
 """Characters of a message; the element's text has the rest."""
 FAILURES = frozenset({"overflow", "nan", "diverged", "collapsed", "nondeterministic"})
-_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-"""What XML 1.0 cannot hold, escaped or not."""
 
 
 def junit(report: Report) -> str:
     """The XML, indented, with its declaration. Times are of generating, in seconds."""
-    report = cleaned(report, _fit)
+    report = cleaned(report, fit)
     root = ET.Element("testsuites", name="gptq-diff")
     stamp = report.created[:19]
     for backend in dict.fromkeys(r.backend for r in report.results):
@@ -40,10 +38,6 @@ def junit(report: Report) -> str:
         root.set(key, str(sum(int(suite.get(key, "0")) for suite in root)))
     ET.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
-
-
-def _fit(text: str) -> str:
-    return _NOT_XML.sub("", clean(text))
 
 
 def _suite(

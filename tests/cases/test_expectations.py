@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gptq_diff.cases.expectations import check_expectations, said
+from gptq_diff.cases.expectations import check_expectations
 from gptq_diff.records import Expectation, Seen
 
 DOWN = "model.layers.1.mlp.down_proj"
@@ -77,4 +77,4 @@ def test_an_expectation_of_what_did_not_run_did_not_hold():
 
 def test_an_expectation_in_words():
     """As reports say it."""
-    assert said(Expectation(status="agree", collapsed=False)) == "agree, not collapsed"
+    assert Expectation(status="agree", collapsed=False).said == "agree, not collapsed"

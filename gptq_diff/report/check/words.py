@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gptq_diff.records import FAILED, CaseOutcome, Checked, CheckReport
+from gptq_diff.records import ALL_LINEARS, FAILED, CaseOutcome, Checked, CheckReport, Regression
 from gptq_diff.text import one_line
 
 
@@ -13,20 +13,27 @@ def happened(outcome: CaseOutcome) -> str:
     if outcome.reason:
         return one_line(outcome.reason)
     count = len(outcome.checks)
-    return f"{count} expectation{'s' if count != 1 else ''} held{', reused' if outcome.reused else ''}"
+    more = [", reused" if outcome.reused else "", f"; {outcome.baseline}" if outcome.baseline else ""]
+    return f"{count} expectation{'s' if count != 1 else ''} held{''.join(more)}"
 
 
 def details(outcome: CaseOutcome) -> list[str]:
     """A line for everything that is not as expected."""
     lines = [f"{_where(check)}: {difference}" for check in outcome.checks for difference in check.differences]
-    lines += [
-        f"{r.backend}, {r.prompt}: the local error of {r.layer} grew from {r.before:.3g} to {r.ratio:.3g} times what "
-        f"rounding explains, beyond {r.allowed:.3g}, which is noise"
-        for r in outcome.regressions
-    ]  # fmt: skip
+    lines += [grown_words(regression) for regression in outcome.regressions]
     if outcome.reason:
         lines.append(outcome.reason)
     return [one_line(line) for line in lines]
+
+
+def grown_words(r: Regression) -> str:
+    """A local error that grew, with what noise explains."""
+    where = f"{r.backend}, {r.prompt}: "
+    if r.layer == ALL_LINEARS:
+        return f"{where}local errors grew {r.now:.3g} times, the mean of all linears; noise explains {r.allowed:.3g}"
+    return (
+        f"{where}the local error of {r.layer} grew from {r.before:.2e} to {r.now:.2e}; noise explains {r.allowed:.2e}"
+    )
 
 
 def _where(check: Checked) -> str:
