@@ -104,7 +104,9 @@ class Overlay:
         return self._tensors[name] if name in self._tensors else self._model.tensor(name)
 
     def linear(self, name: str) -> Linear:
-        linear = self._misread.get(name, self._model.linear(name))
+        if name in self._misread:
+            return self._misread[name]  # made of what the fault prepared: that must not come on top again
+        linear = self._model.linear(name)
         parts = {part: self._tensors.get(f"{name}.{part}") for part in PARTS}
         return replace(linear, **{part: array for part, array in parts.items() if array is not None})
 

@@ -11,6 +11,7 @@ from gptq_diff.compare.figures import LARGEST_HALF
 from gptq_diff.diagnose.case import Case, case_of
 from gptq_diff.diagnose.common_factor import common_factor
 from gptq_diff.diagnose.mixing import slice_rows
+from gptq_diff.diagnose.mosaic import mosaic
 from gptq_diff.diagnose.overflow.accumulators import explain_lost
 from gptq_diff.diagnose.overflow.base import Lost
 from gptq_diff.diagnose.rounded_result import rounded_result
@@ -28,6 +29,11 @@ MOST_COLUMNS = 2048
 """Columns that are unpacked at a time."""
 AS_GOOD = 1.25
 """Another explanation that leaves at most so many times as much cannot be told apart."""
+
+FEW_CAUSES = 2
+"""With more, columns are looked at one by one: what one hypothesis has spoiled may have been mended by another."""
+PIECED = 0.8
+"""Confidence where columns had to be explained apart."""
 
 
 def explain_call(
@@ -86,13 +92,30 @@ def explain_values(case: Case) -> list[Finding]:
     search = Search(case, sample(case.bad))
     states = search.run()
     best = states[0]
+    rounded = None if search.suffices(best) else rounded_result(case)
+    if rounded is not None:
+        return [rounded]
+    pieced = fewer_causes(search, states)
+    if pieced is not None:
+        return findings_of(case, search, pieced, PIECED, None)
     if not search.suffices(best):
-        return [rounded_result(case) or unknown(case, search, best)]
+        return [unknown(case, search, best)]
     equal = [s for s in states[1:] if _as_good(s, best) and causes_of(s).isdisjoint(causes_of(best))]
     found = findings_of(case, search, best, 0.5 if equal else 0.95, _next_best(search, states))
     for state in equal[:1]:
         found += findings_of(case, search, state, 0.4, None)
     return found + beneath(case, search, best, {f.cause for f in found})
+
+
+def fewer_causes(search: Search, states: list[State]) -> State | None:
+    """Columns explained apart, where the best state is no explanation or needs more causes than that does."""
+    best = states[0]
+    if search.suffices(best) and len(causes_of(best)) <= FEW_CAUSES:
+        return None
+    pieced = mosaic(search, states)
+    if pieced is None or (search.suffices(best) and len(causes_of(pieced)) >= len(causes_of(best))):
+        return None
+    return pieced
 
 
 def beneath(case: Case, search: Search, best: State, known: set[str]) -> list[Finding]:
@@ -159,8 +182,8 @@ def findings_of(case: Case, search: Search, state: State, confidence: float, rul
             f"that leaves {state.left:.2g} times the expected rounding, of {search.start.left:.3g} "
             f"({search.share(state):.2%} of the squared error); {errs} of {case.exact_MN.shape[1]} columns err",
         ]
-        if len(state.applied) > 1:
-            evidence.append(f"{len(state.applied)} causes together")
+        if len(causes_of(state)) > 1:
+            evidence.append(f"{len(causes_of(state))} causes together")
         if ruled_out:
             evidence.append(ruled_out)
         cause, layer = applied.variant.cause, case.source.spec.name

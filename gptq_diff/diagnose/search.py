@@ -8,7 +8,7 @@ explain, and column by column. It ends when what is left is rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -42,13 +42,28 @@ class Applied:
     """One hypothesis in a state.
 
     variant: the first of its family that was used. says: all that were used, in words. columns: how many of the
-    sampled ones. blocks: groups or slices, ascending; None for all.
+    sampled ones. blocks: groups or slices, ascending; None for all. variants: those that columns chose from;
+    which_BC: int64 [B, C], what each column took in each block (B is 1 where blocks is None), -1 for nothing.
     """
 
     variant: Variant
     says: str
     columns: int
     blocks: tuple[int, ...] | None
+    variants: tuple[Variant, ...]
+    which_BC: torch.Tensor
+
+    def in_columns(self, mask_C: torch.Tensor) -> Applied:
+        """The same as these columns have it: the variants that they took, and where."""
+        which_BC = torch.where(mask_C, self.which_BC, -1)
+        taken_C = which_BC.max(dim=0).values
+        used = sorted({int(i) for i in taken_C.tolist() if i >= 0}, key=lambda i: -int((taken_C == i).sum()))
+        says = "; elsewhere ".join(list(dict.fromkeys(self.variants[i].says for i in used))[:2])
+        blocks = tuple(torch.nonzero((which_BC >= 0).any(dim=1)).flatten().tolist())
+        return replace(
+            self, variant=self.variants[used[0] if used else 0], says=says, columns=int((taken_C >= 0).sum()),
+            blocks=None if self.blocks is None else blocks,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,11 +117,9 @@ class Search:
         self.families = _families(case)
         self.tried = 0
         self.start = self._state(case.source.parts(case.x_MK, columns), (), ())
-        everywhere = torch.ones(len(columns), dtype=torch.bool)
-        for variant in given:
-            state = self._in_columns(self.start, variant, everywhere)
-            assert state is not None, "it was applied before"
-            self.start = state
+        started = self.with_all(given)
+        assert started is not None, "it was applied before"
+        self.start = started
 
     def run(self) -> list[State]:
         """States from best to worst of the first depth at which any explains y; else the best that was found."""
@@ -121,6 +134,15 @@ class Search:
             if best[0].explains and best[0].left <= GOES_ON:
                 break
         return best
+
+    def with_all(self, variants: Sequence[Variant]) -> State | None:
+        """The start with these applied everywhere, one after the other; None where one cannot be."""
+        state: State | None = self.start
+        everywhere = torch.ones(len(self.columns), dtype=torch.bool)
+        for variant in variants:
+            if state is not None:
+                state = self._in_columns(state, variant, everywhere)
+        return state
 
     def whole(self, state: State) -> tuple[Variant, ...] | None:
         """The state's hypotheses where all of them hold in all groups and columns; else None."""
@@ -211,7 +233,8 @@ class Search:
                 return None
             parts = changed if bool(mask_C.all()) else in_some_columns(parts, changed, mask_C)
         after = (*at.after, Done(variant, mask_C)) if is_done_after(variant) else at.after
-        applied = Applied(variant, variant.says, int(mask_C.sum()), None)
+        which_BC = torch.where(mask_C, 0, -1)[None]
+        applied = Applied(variant, variant.says, int(mask_C.sum()), None, (variant,), which_BC)
         return self._state(parts, after, (*at.applied, applied))
 
     def _by_column(self, at: State, wholes: Sequence[tuple[Variant, State]]) -> State:
@@ -229,7 +252,7 @@ class Search:
                 continue
             parts = parts if variant.change is None else in_some_columns(parts, state.parts, mask_C)
             after = (*after, Done(variant, mask_C)) if is_done_after(variant) else after
-        return self._state(parts, after, (*at.applied, _applied(wholes, taken_C, None)))
+        return self._state(parts, after, (*at.applied, _applied(wholes, taken_C[None], None)))
 
     def _by_block(self, at: State, wholes: Sequence[tuple[Variant, State]], *, by_column: bool) -> list[State]:
         """Variants in some groups (or slices) only; a column may choose its own."""
@@ -258,8 +281,8 @@ class Search:
             mask_KC = (choice.which_BC == i)[blocks_K] & columns_C
             if bool(mask_KC.any()):
                 parts = in_some_rows(parts, whole.parts, mask_KC)
-        taken_C = torch.where(columns_C, choice.which_BC.max(dim=0).values, -1)
-        return self._state(parts, at.after, (*at.applied, _applied(wholes, taken_C, choice.blocks)))
+        which_BC = torch.where(columns_C, choice.which_BC, -1)
+        return self._state(parts, at.after, (*at.applied, _applied(wholes, which_BC, choice.blocks)))
 
     def _known(self, at: State) -> torch.Tensor:
         """Which outputs (bool [M, C]) tell how large the product was; not those that were cut off."""
@@ -301,11 +324,12 @@ def _helpful(state: State) -> float:
     return 1.0 - ENOUGH_LOOSE if state.applied[-1].variant.looser > 1.0 else ENOUGH
 
 
-def _applied(wholes: Sequence[tuple[Variant, State]], taken: torch.Tensor, blocks: tuple[int, ...] | None) -> Applied:
-    used = sorted({int(i) for i in taken.tolist() if i >= 0}, key=lambda i: -int((taken == i).sum()))
-    says = list(dict.fromkeys(wholes[i][0].says for i in used))
-    first = wholes[used[0]][0] if used else wholes[0][0]
-    return Applied(first, "; elsewhere ".join(says[:2]), int((taken >= 0).sum()), blocks)
+def _applied(
+    wholes: Sequence[tuple[Variant, State]], which_BC: torch.Tensor, blocks: tuple[int, ...] | None
+) -> Applied:
+    variants = tuple(variant for variant, _ in wholes)
+    everywhere = torch.ones(which_BC.shape[1], dtype=torch.bool)
+    return Applied(variants[0], "", 0, blocks, variants, which_BC).in_columns(everywhere)
 
 
 def _distinct(states: Sequence[State]) -> list[State]:

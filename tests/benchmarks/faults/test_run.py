@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks.faults import run
-from benchmarks.faults.draw import draw_fault, plantable
+from benchmarks.faults.draw import Overlay, draw_fault, plantable
 from benchmarks.faults.healthy import draw_healthy
 from benchmarks.faults.lab import Lab
 from benchmarks.faults.real import ENGINES, RealLab
@@ -44,6 +45,16 @@ def test_the_same_seed_draws_the_same_fault(lab, number):
             first, second = getattr(a, kept), getattr(b, kept)
             assert first.keys() == second.keys()
             assert all(np.array_equal(first[k], second[k], equal_nan=first[k].dtype.kind == "f") for k in first)
+
+
+def test_a_second_fault_is_drawn_on_top_of_the_first(site):
+    """Of a linear that an engine misreads, what was prepared for the sound checkpoint does not come back."""
+    place = site("4bit-act", "model.layers.1.mlp.up_proj", size=0.2)
+    first = KINDS["g-idx-ignored"](place)
+    view = Overlay(place.model, first)
+    assert first.prepared and np.array_equal(view.linear(place.layer).g_idx, first.misread[place.layer].g_idx)
+    second = KINDS["zero-point-shift"](replace(place, model=view))
+    assert np.array_equal(second.misread[place.layer].g_idx, first.misread[place.layer].g_idx)
 
 
 def test_every_kind_comes_once_in_a_cycle(lab):
