@@ -11,7 +11,9 @@ judge     every backend's local errors once more, by themselves; the other stage
 tap       what the tap adds to a prefill (Marlin)
 tap-gptq  the same on gptq_gemm's reconstruct path
 tests     the tests that run on a real GPU
-ranks     --ranks GPUs: tap, bare and run under tensor parallelism
+ranks     what the tap adds to a prefill shared among --ranks GPUs
+ranks-run the program on --ranks GPUs: the reference, vllm-exllama, gptq-marlin
+ranks-bare  its vLLM engines without gptq-diff, on as many
 
 What was built stays in --place between calls. `--trial` is a small model on the CPU (with --vllm-python for vLLM):
 it proves the scripts, its times mean nothing.
@@ -222,14 +224,18 @@ def ranks(t: Thirty) -> None:
     t.start("ranks tap", "ranks_cost", "--model", t.model, "--ranks", n, "--out", t.out / f"ranks{n}-tap.json",
             "--route", "auto" if t.trial else "marlin", "--rows", t.asked.rows, *trial,
             python=t.vllm_python, seconds=250)  # fmt: skip
-    if not t.trial:
-        t.asked.backends = t.asked.backends or "hf-fp32,vllm-exllama,gptq-marlin"
-        run(t, f"ranks{n}-run", "--tensor-parallel-size", str(n))
+
+
+def ranks_run(t: Thirty) -> None:
+    """The program on several GPUs."""
+    t.asked.backends = t.asked.backends or "hf-fp32,vllm-exllama,gptq-marlin"
+    run(t, f"ranks{t.asked.ranks}-run", "--tensor-parallel-size", str(t.asked.ranks))
 
 
 PARTS: dict[str, Callable[[Thirty], None]] = {
     "build": build, "ceilings": ceilings, "run": run, "bare": bare, "judge": judge, "tap": tap,
-    "tap-gptq": lambda t: tap(t, "gptq", "tap-gptq"), "tests": tests, "ranks": ranks,
+    "tap-gptq": lambda t: tap(t, "gptq", "tap-gptq"), "tests": tests, "ranks": ranks, "ranks-run": ranks_run,
+    "ranks-bare": lambda t: bare(t, t.asked.ranks),
 }  # fmt: skip
 
 
