@@ -24,6 +24,7 @@ class MappedFiles:
 
     def __init__(self) -> None:
         self._storages: dict[Path, torch.UntypedStorage] = {}
+        self._whole: dict[tuple[Path, str], torch.Tensor] = {}
 
     def tensor(self, name: str, entry: TensorEntry) -> torch.Tensor:
         """The tensor as a view of the map; a copy only where its first byte is not aligned to its dtype."""
@@ -32,13 +33,16 @@ class MappedFiles:
         dtype = _DTYPES[entry.dtype]
         storage = self._storage(entry.file)
         if entry.start % dtype.itemsize == 0:
-            flat = torch.empty(0, dtype=dtype).set_(storage)
-            return flat[entry.start // dtype.itemsize : entry.end // dtype.itemsize].view(entry.shape)
+            whole = self._whole.get((entry.file, entry.dtype))
+            if whole is None:
+                whole = self._whole[entry.file, entry.dtype] = torch.empty(0, dtype=dtype).set_(storage)
+            return whole[entry.start // dtype.itemsize : entry.end // dtype.itemsize].view(entry.shape)
         octets = torch.empty(0, dtype=torch.uint8).set_(storage)
         return octets[entry.start : entry.end].clone().view(dtype).view(entry.shape)
 
     def close(self) -> None:
         """Forget the maps; each goes when the last tensor that looks into it goes."""
+        self._whole.clear()
         self._storages.clear()
 
     def _storage(self, file: Path) -> torch.UntypedStorage:

@@ -53,6 +53,14 @@ class ExperimentsMode(str, enum.Enum):
     ALL = "all"
 
 
+class SimulateMode(str, enum.Enum):
+    """Which calls the simulators of the fast path simulate."""
+
+    AUTO = "auto"
+    ALL = "all"
+    TARGETED = "targeted"
+
+
 Model = Annotated[
     str,
     typer.Option("--model", metavar="DIR", help="GPTQ checkpoint: a directory, or a Hub id in the local cache."),
@@ -143,6 +151,14 @@ Workarounds = Annotated[
         "--workarounds",
         help="Try what helps where a backend fails: a longer prompt in the same load and the run's other backends, "
         "nothing, or a checkpoint with more headroom in a load of its own too.",
+    ),
+]
+Simulate = Annotated[
+    SimulateMode,
+    typer.Option(
+        "--simulate",
+        help="The fast path of sim-exllama and sim-gptq: every linear, or those alone that a bound does not prove safe "
+        "(tokens are approximate then); auto is targeted above 10 billion weights.",
     ),
 ]
 Repeats = Annotated[

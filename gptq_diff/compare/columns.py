@@ -15,12 +15,10 @@ import torch
 
 from gptq_diff.compare import refine
 from gptq_diff.numerics import floors
+from gptq_diff.numerics.floors import FEWEST_ROWS
 
 if TYPE_CHECKING:
     from gptq_diff.compare.weight import Weight
-
-FEWEST_ROWS = 8
-"""Rows from which a column's mean is judged: 8 independent errors pass 9 times their mean twice in 10^12."""
 
 
 def column_shares(

@@ -15,13 +15,12 @@ from gptq_diff.compare.columns import column_shares
 from gptq_diff.compare.exact_answer import Rows
 from gptq_diff.compare.weight import Weight
 from gptq_diff.numerics import floors
+from gptq_diff.numerics.floors import FACTOR as FACTOR
 from gptq_diff.numerics.partial_sums import row_norm2
 
 if TYPE_CHECKING:
     from gptq_diff.records import LayerSpec
 
-FACTOR = 3.0
-"""How many times the expected rounding error is still explained by it."""
 LARGEST_HALF = 65520.0
 """Values of at least this size round to infinity in float16."""
 

@@ -16,7 +16,7 @@ from gptq_diff.compare.rows import CallRows, Figures
 from gptq_diff.compare.steps_after import judge_step
 from gptq_diff.judged_file import read_judged as read_judged
 from gptq_diff.judged_file import write_judged as write_judged
-from gptq_diff.records import ORIGINAL, Judgement, LayerSpec
+from gptq_diff.records import BOUNDED, ORIGINAL, Judgement, LayerSpec
 from gptq_diff.rows_file import read_rows, rows_file, write_rows
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def _judged(
     there = [spec for spec in judge.layers if any(captured.has_calls(spec.name) for captured in captures.values())]
     started = time.perf_counter()
     for done, (spec, linear) in enumerate(linears_on(device, judge, there)):
-        calls = [(key, call) for key, captured in captures.items() for call in captured.calls(spec.name)]
+        all_calls = ((key, call) for key, captured in captures.items() for call in captured.calls(spec.name))
+        calls = [(key, call) for key, call in all_calls if call.path != BOUNDED]  # those hold the exact answer already
         if calls:
             single: list[Figures] = []
             found = _judged_there(linear, judge, loaded, memory, [call for _, call in calls], single)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from gptq_diff.capture.store import CaptureReader
@@ -11,7 +11,9 @@ from gptq_diff.capture.tap import ALL_REDUCE, BIAS, REPLICATED
 from gptq_diff.compare.quantisation import summary
 from gptq_diff.compare.tokens import collapse, first_different_token, first_token_kl
 from gptq_diff.records import (
+    BOUNDED,
     INTERVALS,
+    NOT_SIMULATED,
     ORIGINAL,
     Finding,
     FirstBad,
@@ -61,15 +63,20 @@ def in_order(judgements: Sequence[Judgement], intervals: Sequence[Judgement]) ->
     return sorted([*intervals, *judgements], key=lambda j: (j.step, j.index))  # stable
 
 
-def layer_count(judgements: Sequence[Judgement], quantized: Sequence[str], skipped: dict[str, str]) -> LayerCount:
-    """Compared: judged at least once on rows that were not already lost; the others with the reason."""
+def layer_count(
+    judgements: Sequence[Judgement], quantized: Sequence[str], skipped: dict[str, str], bounded: Set[str] = frozenset()
+) -> LayerCount:
+    """Compared: judged at least once on rows that were not already lost; the others with the reason.
+
+    bounded: linears that a simulator proved safe in some step.
+    """
     judged = {j.layer for j in judgements if j.kind not in ("inherited", ORIGINAL)}
     inherited = {j.layer for j in judgements if j.kind == "inherited"} - judged
     plain = {j.layer for j in judgements if j.kind == ORIGINAL}
     reasons = dict.fromkeys(inherited, "its input was already NaN or infinite") | dict.fromkeys(plain, NOT_QUANTISED)
-    reasons |= skipped
+    reasons |= skipped | dict.fromkeys(bounded, NOT_SIMULATED)
     left_out = tuple(SkippedLayer(n, reasons[n]) for n in quantized if n in reasons and n not in judged)
-    return LayerCount(len(judged), left_out)
+    return LayerCount(len(judged), left_out, sum(layer.reason == NOT_SIMULATED for layer in left_out))
 
 
 def status_of(
@@ -81,14 +88,17 @@ def status_of(
     """
     if bad is not None:
         return bad.kind
-    if (layers.compared == 0 and not original) or layers.compared + len(layers.skipped) != quantized:
+    if (layers.compared + layers.bounded == 0 and not original) or layers.compared + len(layers.skipped) != quantized:
         return "incomplete"
     return "collapsed" if collapsed else "agree"
 
 
-def kernel_globs(judgements: Sequence[Judgement]) -> dict[str, str]:
-    """Path by layer glob: "*" for the commonest, exceptions by name; decode named apart where it differs."""
-    paths: dict[str, dict[str, None]] = {}
+def kernel_globs(judgements: Sequence[Judgement], bounded: Set[str] = frozenset()) -> dict[str, str]:
+    """Path by layer glob: "*" for the commonest, exceptions by name; decode named apart where it differs.
+
+    bounded: linears of which some call was proved safe and not made.
+    """
+    paths: dict[str, dict[str, None]] = {layer: {BOUNDED: None} for layer in sorted(bounded)}
     for j in judgements:
         if j.path in {ALL_REDUCE, BIAS, REPLICATED}:
             continue  # no kernel
@@ -115,11 +125,12 @@ def make_result(
     ref_manifest = reference.manifest if reference is not None else None
     collapsed, token = (False, None) if is_reference else collapse(manifest, ref_manifest)
     bad, original = first_bad(in_order(judgements, intervals)), run.kernel == ORIGINAL
-    layers = layer_count(judgements, quantized, {**notes, **manifest.skipped})
+    bounded = bounded_layers(capture)
+    layers = layer_count(judgements, quantized, {**notes, **manifest.skipped}, bounded)
     findings = causes(judgements) or spoilt(judgements, manifest.cached_rows)
     excesses = [j.excess for j in judgements if j.excess is not None]
     return Result(
-        backend=manifest.backend, prompt=manifest.prompt, engine=run.engine, kernel=kernel_globs(judgements),
+        backend=manifest.backend, prompt=manifest.prompt, engine=run.engine, kernel=kernel_globs(judgements, bounded),
         versions=run.versions, first_bad=bad,
         status=status_of(bad, layers, len(quantized), collapsed=collapsed, original=original),
         tokens=manifest.tokens, text=text, collapsed=collapsed, collapse_token=token,
@@ -131,8 +142,15 @@ def make_result(
         workarounds=(), headroom_bits={},
         seconds={**run.seconds, **manifest.seconds}, peak_rss_bytes=run.peak_rss,
         peak_private_bytes=run.peak_private, peak_gpu_bytes=run.peak_gpu,
-        quantization_error=summary(judgements) if original else None,
+        quantization_error=summary(judgements) if original else None, tokens_approximate=bool(bounded),
     )  # fmt: skip
+
+
+def bounded_layers(capture: CaptureReader) -> frozenset[str]:
+    """The linears of which some call was proved safe and not simulated."""
+    if BOUNDED not in capture.manifest.kernels.values() and capture.manifest.steps == 1:
+        return frozenset()
+    return frozenset(figures["layer"] for figures in capture.stats() if figures["path"] == BOUNDED)
 
 
 def causes(judgements: Sequence[Judgement]) -> tuple[Finding, ...]:
@@ -175,11 +193,13 @@ def verdict(results: Sequence[Result], quantized: int) -> Verdict:
             return Verdict("incomplete", None, None, None, "Nothing was compared: only the unquantised model ran.")
         names = list(dict.fromkeys(r.backend for r in judged))
         prompts = len({r.prompt for r in judged})
+        bounded = max(r.layers.bounded for r in judged)
+        safe = f", {bounded} proved safe and not simulated" if bounded else ""
         said = (
             f"{f'All {len(names)} backends agree' if len(names) > 1 else f'{names[0]} agrees'} with the exact answer "
             "on every linear judged "
-            f"(compared {min(r.layers.compared for r in judged)} of {quantized}, {prompts} "
-            f"prompt{'s' if prompts > 1 else ''})."
+            f"(compared {min(r.layers.compared for r in judged)} of {quantized}{safe}, "
+            f"{prompts} prompt{'s' if prompts > 1 else ''})."
         )
         return Verdict("agree", None, None, None, said)
     return Verdict(worst.status, worst.backend, worst.prompt, layer, sentence(worst, quantized))

@@ -11,6 +11,8 @@ VLLM_OPS = {
     "vllm-exllama-reconstruct": "exllama-reconstruct",
 }
 """vLLM's live gptq_gemm, to replay single linears on a GPU -> the path that is forced."""
+TARGETED = {"sim-exllama-targeted": "sim-exllama", "sim-gptq-targeted": "sim-gptq"}
+"""Simulators in targeted mode (--simulate) -> the simulator that each asks where its bounds do not hold."""
 
 
 def make_kernel(name: str) -> Kernel:
@@ -35,6 +37,10 @@ def make_kernel(name: str) -> Kernel:
         from gptq_diff.kernels.sim_gptq import SimGptq
 
         return SimGptq()
+    if name in TARGETED:
+        from gptq_diff.kernels.sim_targeted import targeted
+
+        return targeted(TARGETED[name])
     if name in VLLM_OPS:
         from gptq_diff.kernels.vllm_ops import VllmGemm
 

@@ -20,9 +20,11 @@ from gptq_diff.kernels.fastpath import (
     largest_lane_sum,
     prepare,
     refusal,
+    run_packed,
     run_prepared,
     spread_prepared,
 )
+from gptq_diff.kernels.tiled import TiledWeight, can_tile
 from gptq_diff.kernels.weight_store import DEFAULT_BUDGET, WeightStore
 from gptq_diff.numerics.fp16 import Float16
 from gptq_diff.records import LayerSpec, Support
@@ -67,6 +69,9 @@ class SimExllama(Kernel):
 
     def multiply(self, x_MK: torch.Tensor, linear: PackedLinear) -> Product:
         """float16 [M, N] on the CPU; float32 x is rounded to float16 first, as the kernel takes no other."""
+        if as_it_lies(linear):
+            halves = x_MK.detach().to("cpu", torch.float16).contiguous().numpy()
+            return Product(torch.from_numpy(run_packed(halves, TiledWeight.of(as_vllm_loads(linear)))), PATH)
         ordered = self._ordered(linear)
         return Product(torch.from_numpy(run_prepared(ordered.columns_of(x_MK), ordered.weight)), PATH)
 
@@ -88,6 +93,12 @@ class SimExllama(Kernel):
 
     def _ordered(self, linear: PackedLinear) -> OrderedWeight:
         return self._weights.get(linear.spec.name, lambda: order_rows(linear))
+
+
+def as_it_lies(linear: PackedLinear) -> bool:
+    """Whether a large linear is simulated from its packed form: 4 bit, rows of K in their order, nothing kept."""
+    ordered = linear.g_idx is None or not linear.spec.desc_act
+    return ordered and linear.spec.bits == 4 and can_tile(linear) and fast_path_support(linear.spec).ok
 
 
 def fast_path_support(spec: LayerSpec) -> Support:

@@ -25,6 +25,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+FACTOR = 3.0
+"""How many times the expected rounding error is still explained by it: the judge's threshold."""
+FEWEST_ROWS = 8
+"""Rows from which a column's mean is judged: 8 independent errors pass 9 times their mean twice in 10^12."""
 HALF_RMS = 2.0**-10 / math.sqrt(12.0) * math.sqrt(0.5 * (1 - 0.25) / math.log(2.0))
 """rms relative error of rounding to float16: 2^-10/sqrt(12) times sqrt(mean of 1/m^2), m log-uniform in [1, 2)."""
 SINGLE_RMS = HALF_RMS * 2.0**-13

@@ -19,7 +19,16 @@ from gptq_diff.records.checked import (
 )
 from gptq_diff.records.found import Experiment, Finding, Headroom, PartialSums, RowRange, Workaround
 from gptq_diff.records.judged import INTERVALS, Between, FirstBad, Judgement, RowMap
-from gptq_diff.records.model import ORIGINAL, LayerSpec, ModelInfo, OriginalInfo, SkippedLayer, Support
+from gptq_diff.records.model import (
+    BOUNDED,
+    NOT_SIMULATED,
+    ORIGINAL,
+    LayerSpec,
+    ModelInfo,
+    OriginalInfo,
+    SkippedLayer,
+    Support,
+)
 from gptq_diff.records.report import (
     IntervalCount,
     LayerCount,
@@ -35,10 +44,12 @@ from gptq_diff.records.report import (
 
 __all__ = [
     "ALL_LINEARS",
+    "BOUNDED",
     "ERROR",
     "FAILED",
     "HELD",
     "INTERVALS",
+    "NOT_SIMULATED",
     "ORIGINAL",
     "SKIPPED",
     "Between",

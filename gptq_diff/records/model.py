@@ -54,6 +54,10 @@ class Support:
 
 ORIGINAL = "original"
 """Kernel mode and path of a linear that is not quantised: there is no kernel to judge."""
+BOUNDED = "bounded"
+"""Path of a simulator's call that was proved safe and not simulated (--simulate targeted): y is the exact answer."""
+NOT_SIMULATED = "bounded, not simulated"
+"""Why a linear that was only called so is not judged."""
 
 
 @dataclass(frozen=True)

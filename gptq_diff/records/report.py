@@ -21,10 +21,14 @@ class IntervalCount:
 
 @dataclass(frozen=True)
 class LayerCount:
-    """How many linears were judged, and which were not."""
+    """How many linears were judged, and which were not.
+
+    bounded: how many of the skipped ones a bound proves safe (--simulate targeted): they take nothing from a verdict.
+    """
 
     compared: int
     skipped: tuple[SkippedLayer, ...]
+    bounded: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Result:
     quantization_error: of hf-original alone.
     worst_excess: the largest share of the detection threshold that any judged call reached; 1 is the threshold.
     experiments: on the live kernel, of one linear. intervals: between linears; None where nobody looked.
+    tokens_approximate: some linears gave the exact answer in place of the kernel's (--simulate targeted).
     """
 
     backend: str
@@ -90,6 +95,7 @@ class Result:
     quantization_error: QuantizationError | None = None
     experiments: tuple[Experiment, ...] = ()
     intervals: IntervalCount | None = None
+    tokens_approximate: bool = False
 
 
 @dataclass(frozen=True)

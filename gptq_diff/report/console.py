@@ -172,6 +172,11 @@ def backend_table(report: Report, width: int) -> Table:
     return table
 
 
+def approximate(result: Result) -> str:
+    """What is said behind tokens that are not the kernel's own throughout."""
+    return " (approximate)" if result.tokens_approximate else ""
+
+
 def _backend_row(report: Report, r: Result) -> tuple[str, ...]:
     tokens = {p.id: p.tokens for p in report.prompts}
     status = r.status + (", collapsed" if r.collapsed and r.status != "collapsed" else "")
@@ -185,7 +190,7 @@ def _backend_row(report: Report, r: Result) -> tuple[str, ...]:
         bad,
         "-" if r.quantization_error else f"{r.layers.compared}/{report.model.quantized_linears}",
         "-" if r.worst_excess is None else f"{r.worst_excess:.2g}",
-        r.text if r.text is not None else " ".join(map(str, r.tokens)),
+        (r.text if r.text is not None else " ".join(map(str, r.tokens))) + approximate(r),
     )
 
 

@@ -209,6 +209,8 @@ def written_lines(report: Report) -> list[str]:
     for r in report.results:
         said = r.text if r.text is not None else " ".join(map(str, r.tokens))
         told = code(said, TEXT) if said else _unshown(r)
+        if r.tokens_approximate:
+            told += " (approximate: most linears were proved safe and not simulated)"
         lines.append(f"- {code(r.backend, NAME)}, {code(r.prompt, NAME)}: {told}")
     return lines
 

@@ -115,7 +115,7 @@ class Redaction:
             text=clean(r.text) if self.include_prompts and r.text is not None else None,
             collapsed=r.collapsed, collapse_token=r.collapse_token, first_token_kl=r.first_token_kl,
             first_different_token=r.first_different_token, cached_rows=r.cached_rows,
-            layers=LayerCount(r.layers.compared, self._skipped(r.layers.skipped)), steps=r.steps,
+            layers=LayerCount(r.layers.compared, self._skipped(r.layers.skipped), r.layers.bounded), steps=r.steps,
             bad_layers=r.bad_layers, worst_excess=r.worst_excess, findings=tuple(map(self._finding, r.findings)),
             workarounds=tuple(
                 Workaround(self.words.kept(w.name), w.tried, w.works, self.words.kept(w.detail)) for w in r.workarounds
@@ -128,6 +128,7 @@ class Redaction:
             intervals=None if r.intervals is None else IntervalCount(
                 r.intervals.compared, self._skipped(r.intervals.skipped), r.intervals.worst_excess
             ),
+            tokens_approximate=r.tokens_approximate,
         )  # fmt: skip
 
     def judgement(self, j: Judgement) -> Judgement:

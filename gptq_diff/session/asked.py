@@ -46,6 +46,7 @@ class Asked:
     experiments: "auto", "off" or "all" (gptq_diff.session.live_subjects). workarounds: the same words
     (gptq_diff.session.workarounds). plant: a fault in the kernels of all backends but the reference.
     prefix_cache: --prefix-cache, for the engines that have one.
+    simulate: "all", or "targeted" (gptq_diff.kernels.sim_targeted).
     """
 
     model: Path
@@ -72,6 +73,7 @@ class Asked:
     workarounds: str = "auto"
     plant: Plant | None = None
     prefix_cache: bool = False
+    simulate: str = "all"
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class RunRecord:
     state: "running" until every backend has ended, then "captured", then "finished"; "interrupted" after Ctrl-C.
     quantized: every quantised linear of the checkpoint; not_read: those the reader leaves out, with the reason.
     left_out: what --capture dropped, in words. full_hash: the fingerprints are over every byte. original: --original's.
-    sweep: --sweep-tokens. prefix_cache: --prefix-cache.
+    sweep: --sweep-tokens. prefix_cache: --prefix-cache. simulate: as in Asked.
     """
 
     schema_version: int
@@ -123,6 +125,7 @@ class RunRecord:
     original: OriginalInfo | None = None
     sweep: Lengths | None = None
     prefix_cache: bool = False
+    simulate: str = "all"
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -27,6 +27,9 @@ from gptq_diff.stage import stage_package
 
 SHARING = frozenset({"vllm"})
 """Engines that can share a model out among ranks."""
+TARGETED = "-targeted"
+SIMULATORS = frozenset({"sim-exllama-targeted", "sim-gptq-targeted"})
+"""Kernel modes that simulate some calls alone."""
 NOTHING_TO_FORCE = "not run: --teacher-force feeds it the reference's ids, and the reference did not finish"
 
 
@@ -49,7 +52,7 @@ def start_record(asked: Asked, model: Checkpoint, judge: Checkpoint) -> RunRecor
         capture_budget=asked.capture_budget, repeats=asked.repeats, teacher_force=asked.teacher_force,
         allow_skip=asked.allow_skip, full_hash=asked.full_hash,
         original=None if asked.original is None else original_info(asked.original, full_hash=asked.full_hash),
-        sweep=asked.sweep, prefix_cache=asked.prefix_cache,
+        sweep=asked.sweep, prefix_cache=asked.prefix_cache, simulate=asked.simulate,
     )  # fmt: skip
 
 
@@ -110,7 +113,7 @@ def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forc
         order = [(p, repeat) for repeat in repeats for p in asked.prompts]
     jobs = tuple(
         Job(
-            backend=b.name, kernel=b.kernel, prompt=p.id, token_ids=p.token_ids,
+            backend=b.name, kernel=_mode(b.kernel, asked.simulate), prompt=p.id, token_ids=p.token_ids,
             max_new_tokens=asked.max_new_tokens, forced=forced.get(p.id), repeat=repeat,
             out=str(run.capture(b.name, p.id, repeat).absolute()),
             plant=None if b.name == asked.reference else asked.plant, forget=caches and p is asked.prompts[0],
@@ -129,6 +132,12 @@ def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forc
     )  # fmt: skip
     variables = worker_variables(first.engine, asked.device)
     return Load(Path(first.python), staged, run.log(first.name).absolute(), asked.timeout, variables, spec)
+
+
+def _mode(kernel: str, simulate: str) -> str:
+    """The kernel mode that captures run: a simulator of the fast path is asked only where it matters, if so wanted."""
+    targeted = f"{kernel}{TARGETED}"
+    return targeted if simulate == "targeted" and targeted in SIMULATORS else kernel
 
 
 def worker_variables(engine: str, device: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.judge_run import Key, open_captures
 from gptq_diff.compare.place import given_back, linears_on
 from gptq_diff.diagnose.headroom import Nearest, Share, arithmetics_of, every_arithmetic, measure, share_of
-from gptq_diff.records import ORIGINAL, Headroom, LayerSpec, swept_prompt
+from gptq_diff.records import BOUNDED, ORIGINAL, Headroom, LayerSpec, swept_prompt
 from gptq_diff.session.asked import RunRecord
 from gptq_diff.session.headroom_file import headroom_file, read_headroom, write_headroom
 
@@ -141,7 +141,7 @@ def _longest(keys: Sequence[Key]) -> list[Key]:
 def _stacks(captured: Captured, spec: LayerSpec, *, is_reference: bool) -> Iterator[_Stack]:
     places: dict[tuple[str, int, tuple[str, ...], bool], list[int]] = {}
     for place in captured.places.get(spec.name, []):
-        if place.path in STEPS_AFTER or place.path == ORIGINAL:
+        if place.path in STEPS_AFTER or place.path in {BOUNDED, ORIGINAL}:
             continue
         if captured.reader.has(place.step, place.stored, "in"):
             wanted = every_arithmetic(spec) if is_reference else arithmetics_of(place.path, spec)

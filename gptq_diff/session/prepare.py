@@ -31,6 +31,9 @@ from gptq_diff.session.sweep import Lengths, swept
 from gptq_diff.suggest import nearest
 from gptq_diff.upstream.store import user_store
 
+MANY_WEIGHTS = 10_000_000_000
+"""Quantised weights from which on --simulate auto means targeted."""
+
 
 @dataclass(frozen=True)
 class PromptSource:
@@ -126,6 +129,12 @@ def _check_numbers(settings: Mapping[str, object]) -> None:
         raise UsageError(f"--seed {seed} is too large", "give a number below 2^63")
 
 
+def _simulate(mode: str, checkpoint: Checkpoint) -> str:
+    """--simulate, with "auto" settled by the size of the model."""
+    weights = sum(spec.in_features * spec.out_features for spec in checkpoint.layers)
+    return ("targeted" if weights > MANY_WEIGHTS else "all") if mode == "auto" else mode
+
+
 def _check_device(device: object, ranks: object) -> None:
     """What can be told of --device before any worker's torch is asked."""
     if not isinstance(device, str) or not device.startswith("cuda"):
@@ -175,6 +184,7 @@ def prepare(
                 check_same_shape(checkpoint, reference_checkpoint)
         if original is not None:
             check_original(checkpoint, original)
+        settings["simulate"] = _simulate(str(settings.get("simulate", "all")), checkpoint)
         prompts = prepare_prompts(source, stdin, checkpoint)
         if sweep is not None:
             prompts = swept(prompts, sweep, _number(checkpoint.config, "max_position_embeddings"))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptq_diff.kernels import compiler
-from gptq_diff.kernels.fastpath import fast_path_spread, simulate_fast_path
+from gptq_diff.kernels.fastpath import fast_path_spread, run_packed, simulate_fast_path
 from gptq_diff.kernels.fastpath import simulate as simulate_module
+from gptq_diff.kernels.sim_exllama import SimExllama
+from gptq_diff.kernels.tiled import TiledWeight, products
 from tests.kernels.fast_path_cases import REGIMES, Case, assert_same_bits, draw
 
 BITS = (2, 3, 4, 8)
@@ -39,6 +42,31 @@ def test_every_value_has_the_bits_of_exact_arithmetic(bits):
     assert finite > 0, f"none of these {huge} is finite"
     assert finite == huge if bits == 8 else finite < huge, f"{finite} of these {huge} are finite"
     assert subnormal >= total / 10, f"{subnormal} of {total} values are subnormal"
+
+
+@pytest.mark.skipif(not compiler.available(), reason="packed weights are simulated by the compiled loops alone")
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("group_size", [32, 128, 256])
+def test_a_packed_weight_gives_the_same_bits(group_size, regime):
+    """Taken as it lies in the checkpoint, tile by tile, the weight gives exact arithmetic's bits as well."""
+    case = draw(np.random.default_rng(group_size), 4, group_size, regime, m=2, k=256, n=8)
+    assert_same_bits(run_packed(case.x, TiledWeight.of(case.linear())), case.scalar()[0])
+
+
+@pytest.mark.skipif(not compiler.available(), reason="packed weights are simulated by the compiled loops alone")
+@pytest.mark.parametrize("columns", [8, 264, 520])
+def test_a_packed_weight_gives_what_a_prepared_one_does(columns, monkeypatch):
+    """Bands that end early, a K of no whole tiles, rows with NaN and infinity; and a large linear is taken so."""
+    case = draw(np.random.default_rng(columns), 4, 32, "wild", m=7, k=416, n=columns)
+    case.x[2, 5], case.x[4, 9] = np.inf, np.nan
+    prepared = SimExllama().multiply(torch.from_numpy(case.x), case.linear()).y_MN.numpy()
+    assert_same_bits(run_packed(case.x, TiledWeight.of(case.linear()), threads=2), prepared)
+    monkeypatch.setattr(products, "LARGE", 1)
+    kernel = SimExllama()
+    assert_same_bits(kernel.multiply(torch.from_numpy(case.x), case.linear()).y_MN.numpy(), prepared)
+    assert kernel._weights.used == 0
+    ordered = draw(np.random.default_rng(columns), 4, 32, "wild", m=3, k=128, n=8, desc_act=True)
+    assert_same_bits(kernel.multiply(torch.from_numpy(ordered.x), ordered.linear()).y_MN.numpy(), ordered.scalar()[0])
 
 
 @pytest.mark.parametrize("bits", BITS)

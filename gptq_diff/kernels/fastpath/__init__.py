@@ -4,6 +4,7 @@ from gptq_diff.kernels.fastpath.chains import CHAINS, Chain, refusal
 from gptq_diff.kernels.fastpath.headroom import LaneSum, largest_lane_sum
 from gptq_diff.kernels.fastpath.simulate import (
     fast_path_spread,
+    run_packed,
     run_prepared,
     simulate_fast_path,
     spread_prepared,
@@ -19,6 +20,7 @@ __all__ = [
     "largest_lane_sum",
     "prepare",
     "refusal",
+    "run_packed",
     "run_prepared",
     "simulate_fast_path",
     "spread_prepared",

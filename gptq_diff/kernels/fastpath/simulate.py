@@ -14,6 +14,7 @@ from gptq_diff.kernels.fastpath.additions import random_order, worst_order
 from gptq_diff.kernels.fastpath.chains import BLOCK_ROWS, CHAINS
 from gptq_diff.kernels.fastpath.weight import PreparedWeight, prepare
 from gptq_diff.kernels.strips import STRIP, canonical_nan, share_strips
+from gptq_diff.kernels.tiled import TiledWeight
 from gptq_diff.numerics.fp16 import Float16, Float32
 
 _BLOCK_RESULTS = 1 << 23
@@ -75,6 +76,27 @@ def run_prepared(x_MK: Float16, weight: PreparedWeight, per_block: bool = False,
     _run(x_MK, weight, sums, threads)
     result = sums.blocks_BMN if per_block else sums.y_MN
     return canonical_nan(result[..., : weight.columns].astype(np.float16))
+
+
+def run_packed(x_MK: Float16, weight: TiledWeight, threads: int | None = None) -> Float16:
+    """`simulate_fast_path` on a packed 4-bit weight whose rows are in the kernel's order; compiled loops must run here.
+
+    Nothing of the weight is kept, and nothing but a tile of it is ever unpacked.
+    """
+    from gptq_diff.kernels.fastpath import loops, packed_loops
+
+    chain = CHAINS[4]
+    rows, bands = len(x_MK), -(-weight.columns // packed_loops.BAND)
+    x_wide = np.ascontiguousarray(x_MK.astype(np.float32))
+    exact_MW = np.zeros((rows, x_MK.shape[1] // chain.word), np.bool_)
+    loops.exact_words(x_wide, chain.word, chain.largest_code, exact_MW)
+    y_MN = np.zeros((rows, bands * packed_loops.BAND), np.float32)
+
+    def work(first: int, last: int) -> None:
+        packed_loops.four_bit(x_wide, weight.packed, exact_MW, first, last, y_MN)
+
+    share_strips(work, bands, (rows + 8) * x_MK.shape[1] * packed_loops.BAND, threads)
+    return canonical_nan(y_MN[:, : weight.columns].astype(np.float16))
 
 
 def spread_prepared(

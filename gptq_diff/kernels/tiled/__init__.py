@@ -5,14 +5,16 @@ from gptq_diff.kernels.tiled.products import (
     DEPTH,
     LargestSums,
     TiledWeight,
+    Watched,
     can_tile,
     largest_sums,
     product,
     product_and_norms,
     product_of_squares,
+    watched_product,
 )
 
 __all__ = [
-    "DEPTH", "STRIP", "LargestSums", "TiledWeight", "can_tile", "largest_sums", "product", "product_and_norms",
-    "product_of_squares",
+    "DEPTH", "STRIP", "LargestSums", "TiledWeight", "Watched", "can_tile", "largest_sums", "product",
+    "product_and_norms", "product_of_squares", "watched_product",
 ]  # fmt: skip

@@ -136,11 +136,20 @@ def multiply(
             _add_product(x_BMK[block], rows, tiles, band, sums_RC, y_MN)
 
 
+@inlined
+def _add_norms(tiles: Any, start: int, rows: int, norm2_KL: Any) -> None:
+    """norm2_KL[start + k] += the squares of the band's row k, in 16 parts."""
+    for s in range(TILES):
+        for k in range(rows):
+            w_C, norm2_L = tiles[s, k], norm2_KL[start + k]
+            for n in range(LANES):
+                norm2_L[n] += (w_C[n] * w_C[n] + w_C[n + 16] * w_C[n + 16]) + (
+                    w_C[n + 32] * w_C[n + 32] + w_C[n + 48] * w_C[n + 48]
+                )
+
+
 @compiled
-def multiply_with_norms(
-    x_BMK: Any, packed: Any, first: int, last: int,
-    y_MN: Any, norm2_KL: Any,
-) -> None:  # fmt: skip
+def multiply_with_norms(x_BMK: Any, packed: Any, first: int, last: int, y_MN: Any, norm2_KL: Any) -> None:
     """`multiply`; and norm2_KL[k] += the squares of W[k], in 16 parts."""
     tiles = np.empty((TILES, DEPTH, STRIP), np.float32)
     sums_RC = np.empty((MOST_ROWS, STRIP), np.float32)
@@ -150,13 +159,53 @@ def multiply_with_norms(
             rows = min(DEPTH, len(packed[3]) - start)
             _unpack(packed, start, rows, band, tiles)
             _add_product(x_BMK[block], rows, tiles, band, sums_RC, y_MN)
-            for s in range(TILES):
-                for k in range(rows):
-                    w_C, norm2_L = tiles[s, k], norm2_KL[start + k]
-                    for n in range(LANES):
-                        norm2_L[n] += (w_C[n] * w_C[n] + w_C[n + 16] * w_C[n + 16]) + (
-                            w_C[n + 32] * w_C[n + 32] + w_C[n + 48] * w_C[n + 48]
-                        )
+            _add_norms(tiles, start, rows, norm2_KL)
+
+
+@compiled
+def multiply_watched(
+    x_BMK: Any, packed: Any, first: int, last: int, y_MN: Any, squares_MN: Any, top_BM: Any, norm2_KL: Any
+) -> None:
+    """`multiply_with_norms`, and what is known of the sums of 128 rows of K and of the running sum after each.
+
+    squares_MN += the squares of both, but for the first running sum, which is the first of the others; top_BM: of every
+    band the largest magnitude of any of them.
+    """
+    tiles = np.empty((TILES, DEPTH, STRIP), np.float32)
+    sums_RC = np.empty((MOST_ROWS, STRIP), np.float32)
+    for band in range(first, last):
+        for block in range(x_BMK.shape[0]):
+            start = block * DEPTH
+            rows = min(DEPTH, len(packed[3]) - start)
+            _unpack(packed, start, rows, band, tiles)
+            _add_watched(x_BMK[block], rows, block > 0, tiles, band, sums_RC, y_MN, squares_MN, top_BM)
+            _add_norms(tiles, start, rows, norm2_KL)
+
+
+@inlined
+def _add_watched(
+    x_MK: Any, rows: int, again: Any, tiles: Any, band: int, sums_RC: Any, y_MN: Any, squares_MN: Any, top_BM: Any
+) -> None:
+    """again: whether these sums are added to others."""
+    added = np.float32(again)
+    count = x_MK.shape[0]
+    parts = (count + MOST_ROWS - 1) // MOST_ROWS
+    top_C = np.empty(STRIP, np.float32)
+    for s in range(TILES):
+        column = band * BAND + s * STRIP
+        for part in range(parts):
+            m = count * part // parts
+            taken = count * (part + 1) // parts - m
+            _panel(x_MK, m, taken, tiles[s], 0, rows, sums_RC)
+            for r in range(taken):
+                y_C, sums_C = y_MN[m + r, column : column + STRIP], sums_RC[r]
+                squares_C = squares_MN[m + r, column : column + STRIP]
+                for n in range(STRIP):
+                    total = y_C[n] + sums_C[n]
+                    y_C[n] = total
+                    squares_C[n] += sums_C[n] * sums_C[n] + added * (total * total)
+                    top_C[n] = max(abs(sums_C[n]), abs(total))
+                top_BM[band, m + r] = max(top_BM[band, m + r], top_C.max())
 
 
 @compiled

@@ -105,9 +105,48 @@ def product_and_norms(x_MK: torch.Tensor, weight: TiledWeight) -> tuple[torch.Te
     for i, y_MN in enumerate(_products(x_MK, weight, np.float64, multiply)):
         parts.append(torch.from_numpy(y_MN).to(torch.float32))
         if i == 0:
-            norm2_K = torch.from_numpy(sum(norm2_KL.sum(axis=1, dtype=np.float64) for norm2_KL in norms))
+            norm2_K = _added(norms)
         norms.clear()
     return torch.cat(parts), norm2_K
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A product, and how large the sums on the way are: of every 128 rows of K, and the running sum after each.
+
+    The first running sum is the first of the others, and counts once.
+    y_MN: float32. squares_MN: float32, the squares of all these sums added up. top_M: float32, the largest magnitude of
+    any of them. norm2_K: float64, the squared norm of every row of W.
+    """
+
+    y_MN: torch.Tensor
+    squares_MN: torch.Tensor
+    top_M: torch.Tensor
+    norm2_K: torch.Tensor
+
+
+def watched_product(x_MK: torch.Tensor, weight: TiledWeight) -> Watched:
+    """X W in float32 with its sums watched; x finite, and few rows of it (a dozen bytes are held for every output)."""
+    from gptq_diff.kernels.tiled import loops
+
+    bands, x_BMK = -(-weight.columns // BAND), blocks(x_MK)
+    y_MN, squares_MN = (np.zeros((len(x_MK), bands * BAND), np.float32) for _ in range(2))
+    top_BM = np.zeros((bands, len(x_MK)), np.float32)
+    norms: list[npt.NDArray[np.float32]] = []
+
+    def work(first: int, last: int) -> None:
+        norm2_KL = np.zeros((len(weight.group_K), loops.LANES), np.float32)
+        loops.multiply_watched(x_BMK, weight.packed, first, last, y_MN, squares_MN, top_BM, norm2_KL)
+        norms.append(norm2_KL)
+
+    share_strips(work, bands, (len(x_MK) + 4) * len(weight.group_K) * BAND, torch.get_num_threads())
+    y, squares = (torch.from_numpy(t_MN[:, : weight.columns]) for t_MN in (y_MN, squares_MN))
+    return Watched(y, squares, torch.from_numpy(top_BM).amax(dim=0), _added(norms))
+
+
+def _added(norms: list[npt.NDArray[np.float32]]) -> torch.Tensor:
+    """float64 [K]: what the pieces of work found, put together."""
+    return torch.from_numpy(sum(norm2_KL.sum(axis=1, dtype=np.float64) for norm2_KL in norms))
 
 
 def product_of_squares(x_MK: torch.Tensor, weight: TiledWeight) -> torch.Tensor:

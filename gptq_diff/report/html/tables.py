@@ -129,8 +129,9 @@ def written(report: Report) -> tuple[tuple[str, tuple[Written, ...]], ...]:
 
 def _written(result: Result, right: tuple[int, ...] | None, *, reference: bool) -> Written:
     ids = tuple((t, right is None or (i < len(right) and right[i] == t)) for i, t in enumerate(result.tokens))
+    status = result.status + (", tokens approximate" if result.tokens_approximate else "")
     return Written(
-        result.backend, result.status, sign(result.status), ids, result.text, reference, result.collapsed
+        result.backend, status, sign(result.status), ids, result.text, reference, result.collapsed
     )  # fmt: skip
 
 
