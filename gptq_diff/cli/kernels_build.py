@@ -119,7 +119,7 @@ def _tell(event: Outcome | Release, say: Callable[[str], None]) -> None:
     if isinstance(event, Release):
         say(f"{event}: compiling")
     elif event.failure is not None:
-        say(f"{event.release}: failed after {event.seconds:.0f} s: {event.failure}")
+        say(f"{event.failure} (after {event.seconds:.0f} s)")
     elif event.cached:
         say(f"{event.release}: was compiled before; --backends {event.release.backends[0]}")
     else:

@@ -24,6 +24,10 @@ _SIGNS = frozenset("+-*/=<>×±–—→|&:;,.…") | {"->", "<=", ">=", "==", "
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|`[^`]*`|(?<![A-Za-z0-9])'[^']*'(?![A-Za-z0-9])")
 _OUTSIDE = re.compile(r"^([(\[{]*)(.*?)((?:'s)?[)\]}.,;:!?]*)$")
 _PIECES = re.compile(r"[A-Z]+(?![a-z])|[A-Z][a-z]+|[a-z]+|\d+")
+_RELEASED = re.compile(
+    r"(?:vllm|gptqmodel)==\d{1,4}(?:\.\d{1,6}){1,3}(?:\.post\d{1,3})?:(?:exllama|reconstruct|gptq|exllama_v2)", re.ASCII
+)
+"""The kernel of a release, as gptq_diff.releases names it: public, and of no use where it is masked."""
 _BEFORE_A_PROMPT = frozenset({"prompt", "prompts"})
 
 _LAYER_WORDS = (
@@ -48,9 +52,11 @@ def vocabulary() -> frozenset[str]:
 
 
 def known(name: str) -> bool:
-    """Whether it is a word of ours, or a class's name that is made of such words."""
+    """Whether it is a word of ours, a class's name that is made of such words, or a release's kernel."""
     if not name or len(name) > 60:
         return False
+    if _RELEASED.fullmatch(name):
+        return True
     if _WORD.fullmatch(name) and (name in vocabulary() or name.lower() in vocabulary()):
         return True
     pieces = _PIECES.findall(name)

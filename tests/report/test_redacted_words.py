@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gptq_diff.releases import Release
 from gptq_diff.report.redacted_facts import environment, gpu, version, versions
 from gptq_diff.report.redacted_reasons import WITHHELD, backend_reason, layer_reason
 from gptq_diff.report.redacted_words import MASK, Words, known, layer_name, vocabulary
@@ -131,3 +132,22 @@ def test_an_environment_is_named_facts_of_known_forms() -> None:
         "cpu": "Intel", "torch": "2.13.0", "numpy": None,
     }  # fmt: skip
     assert environment({"platform": "Linux mariella", "cuda": "mariella"}) == {"platform": None, "cuda": None}
+
+
+@pytest.mark.parametrize(
+    "release", [Release("vllm", "0.6.4.post1"), Release("vllm", "0.33.0"), Release("gptqmodel", "7.7.0")], ids=str
+)
+def test_kernels_of_releases_keep_their_names(release: Release) -> None:
+    """A report that does not say which release it is about is of no use to those who made it."""
+    for name in release.backends:
+        assert known(name)
+        said = f"the kernel {name} overflows with 37 rows, {name}: agrees"
+        assert Words({}).kept(said) == said
+
+
+@pytest.mark.parametrize(
+    "name", ["vllm==0.20.2+secret:gptq", "vllm==0.20.2:secret", "secret==0.20.2:gptq", "vllm==0.20.2", "vllm==٠.1:gptq"]
+)
+def test_what_only_looks_like_one_is_masked(name: str) -> None:
+    """A local version says where somebody works."""
+    assert not known(name)

@@ -31,7 +31,7 @@ def planned(folder: Path, arch: str | None = None) -> CompileSpec:
         (MIDDLE, "gptq_gemm.cpp", ("-DGPTQ_G_IDX", "-DGPTQ_V2_FORMAT")),
         (NEW, "gptq_gemm_stable.cpp", ("-DGPTQ_V2_FORMAT", *STABLE_ABI)),
     ],
-    ids=["to 0.11", "to 0.32", "0.33"],
+    ids=["0.5.1", "0.20.2", "0.33.0"],
 )
 def test_the_three_signatures_and_two_abis(gemm: str, binding: str, defines: tuple[str, ...], tmp_path: Path) -> None:
     """Of vLLM's gptq_gemm: without the v2 flag, with it, and without g_idx for the stable ABI."""

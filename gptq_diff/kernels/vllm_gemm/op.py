@@ -1,7 +1,7 @@
 """Calling `vllm._custom_ops.gptq_gemm` by what its parameters mean, whatever the release calls them with.
 
 Three signatures are known: (a, qweight, qzeros, scales, g_idx, use_exllama, bit) up to vLLM 0.11, with `use_v2_format`
-before `bit` from 0.12 to 0.32, and without g_idx from 0.33. `gptq_shuffle` lost its permutation together with g_idx.
+before `bit` from 0.12 on, and since 0.32 without g_idx. `gptq_shuffle` lost its permutation together with g_idx.
 """
 
 from __future__ import annotations

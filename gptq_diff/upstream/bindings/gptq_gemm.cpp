@@ -1,6 +1,6 @@
 // Registers gptq_gemm and gptq_shuffle of a vLLM release's csrc/quantization/gptq/q_gemm.cu under the names that vLLM has.
 //
-// GPTQ_G_IDX: gptq_gemm takes g_idx, and gptq_shuffle a permutation (up to 0.32).
+// GPTQ_G_IDX: gptq_gemm takes g_idx, and gptq_shuffle a permutation (0.29 does, 0.32 does not).
 // GPTQ_V2_FORMAT: gptq_gemm takes use_v2_format (from 0.12 on).
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
