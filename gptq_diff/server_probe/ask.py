@@ -41,7 +41,7 @@ class Asker:
             try:
                 answer = self.server.ask(question)
             except Refused as error:
-                if not (error.status >= 500 and self.server.manner.logprobs):
+                if not (error.may_be_nan and self.server.manner.logprobs):
                     raise
                 failed = True
                 answer = self.server.ask(self._anew(kind, question), logprobs=False)

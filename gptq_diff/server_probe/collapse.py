@@ -90,5 +90,5 @@ def _too_little(answer: Answer) -> str:
 
 def shown(text: str) -> str:
     """The beginning of it in quotes, blanks and invisible tokens as such."""
-    line = one_line(text, 40)
+    line = one_line(text, 24)
     return f'"{line}"' if line else ("blanks" if text else "no text")

@@ -69,7 +69,7 @@ class Probe:
         try:
             answer = self.server.settle(first, may_change=may_change)
         except Refused as error:
-            if error.status < 500:
+            if not error.may_be_nan:
                 raise
             return  # log probabilities that are NaN end so too; each question is tried without them
         self._ruler.learn(0, answer.prompt_tokens)
@@ -111,7 +111,10 @@ class Probe:
 
     def _cache(self) -> None:
         """The same short prompt once more, when a good long prompt that begins alike is cached; then the reverse."""
-        failing = [words for words, state in self._by_words() if state is State.COLLAPSED]
+        states = self._by_words()
+        failing = [words for words, state in states if state is State.COLLAPSED]
+        if len(failing) == len(states):
+            return  # it collapses at every length: a cache has nothing good to give
         words = max(failing) if failing else self._ruler.words_for(_SHORT) or 0
         if not self._fits(_PAST_THE_CACHE + _SHORT):
             return

@@ -25,10 +25,17 @@ _NO_LIKING = frozenset((400, 422))
 class Refused(CannotJudge):
     """The server answered, and not with an answer; `str(error)` says what."""
 
-    def __init__(self, message: str, status: int, *, lengths: bool = False) -> None:
+    def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
-        self.too_long = lengths
+
+    @property
+    def may_be_nan(self) -> bool:
+        """Whether it may be log probabilities that are NaN, which JSON cannot hold.
+
+        vLLM has answered 500 then, and 400 with the words of Python's json since it makes one of every ValueError.
+        """
+        return self.status >= 500 or "not JSON compliant" in str(self)
 
 
 @dataclass(frozen=True)
@@ -143,8 +150,7 @@ def refusal(reply: Reply, words: str) -> CannotJudge | UsageError:
         )
     if reply.status == 429:
         return Refused(f"the server takes no more questions for now (HTTP 429: {words})", 429)
-    too_long = reply.status == 400 and any(word in words.lower() for word in ("context length", "too long", "maximum"))
-    return Refused(f"HTTP {reply.status}: {words}", reply.status, lengths=too_long)
+    return Refused(f"HTTP {reply.status}: {words}", reply.status)
 
 
 def _milder(manner: Manner, error: Refused, *, may_change: bool) -> Manner | None:
@@ -153,7 +159,7 @@ def _milder(manner: Manner, error: Refused, *, may_change: bool) -> Manner | Non
     chat = manner.endpoint is Endpoint.CHAT
     if may_change and chat and (error.status in _NOT_THERE or "chat template" in words or "chat_template" in words):
         return replace(manner, endpoint=Endpoint.COMPLETIONS)
-    if error.status not in _NO_LIKING:
+    if error.status not in _NO_LIKING or error.may_be_nan:
         return None
     if chat and manner.system_role and "system" in words:
         return replace(manner, system_role=False)

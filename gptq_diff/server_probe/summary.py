@@ -115,6 +115,6 @@ def notes_of(witnesses: Sequence[Witness], ended: str | None) -> list[str]:
     if cached:
         notes.append(f"the server's cache answered for {cached} tokens of prompts that were new to it")
     if any(each.without_logprobs for each in witnesses):
-        notes.append("some questions fail with log probabilities (HTTP 5xx) and are answered without, as with vLLM "
+        notes.append("some questions fail when log probabilities are asked for and are answered without, as with vLLM "
                      "where they are NaN")  # fmt: skip
     return notes

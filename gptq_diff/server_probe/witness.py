@@ -33,7 +33,7 @@ class Witness:
     """One question and its answer.
 
     kind: why it was asked. words: of filler in it. verdict: what it shows. answer: None where none came.
-    without_logprobs: it failed (HTTP 5xx) when log probabilities were asked for, and was asked again without.
+    without_logprobs: it failed when log probabilities were asked for, and was asked again without.
     went_on: the model ended at once, and was asked again past that end. seconds: until the answer.
     """
 
@@ -70,9 +70,9 @@ class Witness:
 def second_look(witnesses: list[Witness]) -> list[Witness]:
     """Judge those that could not be judged alone by what the server does elsewhere.
 
-    vLLM cannot put NaN into JSON and answers 500 when asked for log probabilities that are NaN, other servers write
-    null. By itself that shows nothing; beside answers of the same server with log probabilities, and with no text to
-    be seen, it is a collapse into tokens that are not shown.
+    vLLM cannot put NaN into JSON and answers 500 or 400 when asked for log probabilities that are NaN, other servers
+    write null. By itself that shows nothing; beside answers of the same server with log probabilities, and with no text
+    to be seen, it is a collapse into tokens that are not shown.
     """
     if not any(each.gives_logprobs for each in witnesses):
         return witnesses

@@ -96,7 +96,8 @@ def test_without_a_prefix_cache_both_are_as_the_kernel_is() -> None:
         Toy(collapses_up_to=50, visible=False),
         Toy(collapses_up_to=50, logprobs="nan"),
         Toy(collapses_up_to=50, logprobs="null"),
-        Toy(collapses_up_to=50, logprobs="fails"),
+        Toy(collapses_up_to=50, logprobs="500"),
+        Toy(collapses_up_to=50, logprobs="400"),
         Toy(collapses_up_to=50, logprobs="none"),
         Toy(collapses_up_to=50, strict=True, extras=False),
         Toy(collapses_up_to=50, strict=True, extras=False, logprobs="none"),
@@ -104,19 +105,20 @@ def test_without_a_prefix_cache_both_are_as_the_kernel_is() -> None:
         Toy(collapses_up_to=50, chat=False),
         Toy(collapses_up_to=50, usage=False, tokenize=True),
         Toy(collapses_up_to=50, visible=False, extras=False, logprobs="null"),
-        Toy(collapses_up_to=50, visible=False, extras=False, logprobs="fails"),
+        Toy(collapses_up_to=50, visible=False, extras=False, logprobs="500"),
+        Toy(collapses_up_to=50, visible=False, logprobs="400"),
     ],
     ids=[
-        "another token", "invisible, with ids", "NaN", "null", "500 for NaN", "no logprobs", "refuses vLLM's fields",
-        "refuses logprobs too", "no system role", "no chat", "no counts but /tokenize", "invisible, null",
-        "invisible, 500",
+        "another token", "invisible, with ids", "NaN", "null", "500 for NaN", "400 for NaN", "no logprobs",
+        "refuses vLLM's fields", "refuses logprobs too", "no system role", "no chat", "no counts but /tokenize",
+        "invisible, null", "invisible, 500", "invisible, 400",
     ],
 )  # fmt: skip
 def test_whatever_the_server_tells(toy: Toy) -> None:
     """The same verdict and boundary from ids, tokens, text or missing log probabilities."""
     report = probe(toy)
     assert report.summary == "collapsed at up to 50 prompt tokens, healthy from 51 on"
-    assert ("as with vLLM" in " ".join(report.notes)) == (toy.logprobs == "fails")
+    assert ("as with vLLM" in " ".join(report.notes)) == (toy.logprobs in ("500", "400"))
 
 
 def test_a_server_that_tells_no_lengths() -> None:
@@ -138,6 +140,7 @@ def test_it_collapses_always() -> None:
     report = probe(Toy(collapses_up_to=10_000))
     assert report.summary.startswith("collapsed at every length asked, ")
     assert report.lengths.healthy_min is None
+    assert report.state_of(Kind.CACHED) is None, "nothing good is there to be cached"
 
 
 def test_it_collapses_now_and_then() -> None:

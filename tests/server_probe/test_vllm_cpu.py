@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu.vllm_serve import Served, serving
+from tests.faults import plant
 
 PYTHON = os.environ.get("GPTQ_DIFF_VLLM_PYTHON")
 SMOLLM2 = os.environ.get("GPTQ_DIFF_SMOLLM2")
@@ -23,6 +24,20 @@ pytestmark = [
     pytest.mark.skipif(not SMOLLM2, reason="GPTQ_DIFF_SMOLLM2 names no model to serve"),
 ]
 OPTIONS = ("--max-model-len", "1024", "--block-size", "32", "--enable-prompt-tokens-details")
+
+
+@pytest.fixture(scope="module")
+def nan_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of the same with one scale that is NaN, whose logits are NaN throughout."""
+    sound, place = Path(str(SMOLLM2)).absolute(), tmp_path_factory.mktemp("nan")
+    tensors = plant.read_tensors(sound)
+    name = f"{plant.linears(tensors)[-1]}.scales"
+    scales = tensors[name].copy()
+    scales[0, 0] = float("nan")
+    damaged = plant.write_copy(sound, {name: scales}, place / "model")
+    served = Served(Path(str(PYTHON)).absolute(), damaged, place / "serve.log", OPTIONS)
+    with serving([served], patience=300) as (address,):
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +64,12 @@ def test_it_is_healthy(endpoint: str, url: str, program: Callable[..., tuple[int
     assert all(each["cached_tokens"] in (0, None) for each in answers if each["kind"] != "cached")
     if endpoint == "completions":  # a chat's template leaves less than a whole block of 32 to share
         assert [each["cached_tokens"] for each in answers if each["kind"] == "cached"] == [32]
+
+
+def test_nan_logits_are_a_collapse(nan_url: str, program: Callable[..., tuple[int, str, str]]) -> None:
+    """vLLM refuses their log probabilities with an error about JSON; the ids are told without them: token 0 alone."""
+    code, out, _ = program("probe-server", "--base-url", nan_url, "--repeats", "1", "--lengths", "1,64", "--json")
+    told = json.loads(out)
+    assert (code, told["status"]) == (1, "collapsed"), told["summary"]
+    assert told["summary"].startswith("collapsed at every length asked")
+    assert all(each["without_logprobs"] and set(each["token_ids"]) == {0} for each in told["answers"])

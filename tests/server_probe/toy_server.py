@@ -33,7 +33,7 @@ class Toy:
 
     collapses_up_to: rows; the reverse with `above`. bang: the token of NaN logits. visible: whether its text is shown.
     extras: whether it knows vLLM's fields; strict: whether it refuses unknown fields. usage: whether it counts.
-    logprobs: finite, nan (a bare word in the JSON), null, fails (HTTP 500) for NaN; none: it has no log probabilities.
+    logprobs: finite; nan (a bare word in the JSON), null, 500 or 400 (an error) for NaN; none: it has none at all.
     """
 
     collapses_up_to: int = 0
@@ -148,10 +148,14 @@ class Handler(BaseHTTPRequestHandler):
         shown = "".join(words) if toy.visible or not bad else ""
         choice |= {"message": {"role": "assistant", "content": shown}} if chat else {"text": shown}
         if body.get("logprobs") and toy.logprobs != "none":
-            if bad and toy.logprobs == "fails":
+            if bad and toy.logprobs == "500":
                 self.send(500, b"Internal Server Error", "text/plain")
                 return
-            value = {"finite": -0.5, "nan": math.nan, "null": None, "fails": -0.5}[toy.logprobs] if bad else -0.5
+            if bad and toy.logprobs == "400":  # vLLM 0.32.0's words
+                said = "Out of range float values are not JSON compliant: nan"
+                self.send(400, {"error": {"message": said, "type": "BadRequestError", "param": None, "code": 400}})
+                return
+            value = {"nan": math.nan, "null": None}.get(toy.logprobs, -0.5) if bad else -0.5
             choice["logprobs"] = (
                 {"content": [{"token": word, "logprob": value, "bytes": list(word.encode())} for word in words]}
                 if chat

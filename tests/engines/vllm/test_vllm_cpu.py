@@ -87,7 +87,7 @@ def test_two_ranks_are_put_together_and_agree(tiny_model: Path, tmp_path: Path) 
 
 
 def test_the_prefix_cache_leaves_rows_out_and_the_others_are_judged(tiny_model: Path, tmp_path: Path) -> None:
-    """vLLM's cache in earnest, its blocks of 128 tokens on a CPU: the second prompt shares 130 with the first, the third
+    """vLLM's cache in earnest, blocks of 128 tokens on a CPU: the second prompt shares 130 with the first, the third
     is new. Rows are held against the reference's by position, or inherited error would be of the order of 1."""
     long = [(7 * i + 3) % 250 for i in range(140)]
     ids = {"first": long, "second": [*long[:130], *range(30, 45)], "other": [9, *long]}
