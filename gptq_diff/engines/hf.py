@@ -22,7 +22,7 @@ from gptq_diff.kernels.base import Kernel, Product
 from gptq_diff.kernels.catalogue import make_kernel
 from gptq_diff.kernels.precision import full_precision
 
-DTYPES = {"float16": torch.float16, "float32": torch.float32}
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 class HfEngine(Engine):
