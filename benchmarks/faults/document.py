@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,16 @@ threshold. **Cause**: the first findings there, as many as kinds were planted th
 is found where the report says that what makes the next linear's input is wrong.
 """
 
+ALIKE = """By their nature alike, whatever is planted:
+
+- `row-path` and `race-or-uninitialised` where all calls of a linear have the same number of rows: it is other calls
+  that tell them apart (two repeats show a race).
+- One factor on all scales of a linear (`scale-group`) and one on its output (`unknown`): they are the same numbers.
+  Where only some groups have it, it is `scale-group`.
+- Rows of K lost at a group's border: slices lost (`race-or-uninitialised`), or that group's scales read as 0.
+- `shard-order` and `nibble-order` where an exchange of shards moves rows within one word.
+"""
+
 
 def page(result: dict[str, Any]) -> str:
     """The whole page."""
@@ -68,10 +79,18 @@ def page(result: dict[str, Any]) -> str:
     lines += headline(found)
     lines += ["## By kind", "", *kinds(found), "## Where it ran", "", *places(found)]
     lines += ["## Sensitivity", "", *curve(found), "## Best finding for each planted cause", "", *confusion(found)]
-    lines += ["## Misses", "", *misses(result), "## Kinds that are not planted", ""]
+    lines += [ALIKE, "## Misses", "", *misses(result), "## Kinds that are not planted", ""]
+    lines += [
+        f"Every cause that a report can name is planted but for {_listed(NOT_PLANTED)} (a test compares the lists).",
+        "",
+    ]
     lines += [f"- `{kind}`: {why}." for kind, why in NOT_PLANTED.items()]
     lines += [f"- On real engines not `{kind}`: {why}." for kind, why in NOT_ON_REAL.items()]
     return "\n".join([*lines, ""])
+
+
+def _listed(kinds: Iterable[str]) -> str:
+    return ", ".join(f"`{kind}`" for kind in kinds)
 
 
 def headline(found: dict[str, Any]) -> list[str]:

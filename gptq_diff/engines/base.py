@@ -24,7 +24,7 @@ class LoadSpec:
 
     engine: "transformers", ...
     model: checkpoint directory, absolute.
-    dtype: of the skeleton, "float16" or "float32".
+    dtype: of the skeleton, "float16", "float32" or "bfloat16".
     device: "cpu", "cuda", "cuda:N", or "auto" for a GPU where there is one; vLLM finds its own.
     threads: CPU threads for torch, or 0 for its own choice.
     route: Preset.route, "" for an engine with one way in; for kernels of a release, the folder of its builds.

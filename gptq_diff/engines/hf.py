@@ -28,7 +28,7 @@ from gptq_diff.kernels.precision import full_precision
 from gptq_diff.kernels.released import release_kernel
 from gptq_diff.releases import backend_of_release
 
-DTYPES = {"float16": torch.float16, "float32": torch.float32}
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 class HfEngine(Engine):

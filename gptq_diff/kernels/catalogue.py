@@ -25,6 +25,10 @@ def make_kernel(name: str) -> Kernel:
         from gptq_diff.kernels.fp16 import Fp16Kernel
 
         return Fp16Kernel()
+    if name == "bf16":
+        from gptq_diff.kernels.bf16 import Bf16Kernel
+
+        return Bf16Kernel()
     if name == "sim-exllama":
         from gptq_diff.kernels.sim_exllama import SimExllama
 

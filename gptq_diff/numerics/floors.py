@@ -33,6 +33,8 @@ HALF_RMS = 2.0**-10 / math.sqrt(12.0) * math.sqrt(0.5 * (1 - 0.25) / math.log(2.
 """rms relative error of rounding to float16: 2^-10/sqrt(12) times sqrt(mean of 1/m^2), m log-uniform in [1, 2)."""
 SINGLE_RMS = HALF_RMS * 2.0**-13
 """The same for float32."""
+BRAIN_RMS = HALF_RMS * 2.0**3
+"""The same for bfloat16, whose subnormals lie out of reach."""
 SUBNORMAL_RMS = 2.0**-24 / math.sqrt(12.0)
 """rms error of rounding to a float16 subnormal, absolute; adding two halves is exact there."""
 BLOCK_K = 128
@@ -94,6 +96,11 @@ def exact(rows: Rows) -> torch.Tensor:
 def fp16(rows: Rows) -> torch.Tensor:
     """Weights rounded to float16, float32 sums, the result rounded to float16."""
     return HALF_RMS**2 * rows.energy_M + _single(rows) + _output(rows)
+
+
+def bf16(rows: Rows) -> torch.Tensor:
+    """Weights rounded to bfloat16, float32 sums, the result rounded to bfloat16."""
+    return BRAIN_RMS**2 * (rows.energy_M + rows.exact2_M) + _single(rows) + rows.n * 2.0**-149
 
 
 def exllama_fast(rows: Rows) -> torch.Tensor:
@@ -162,6 +169,7 @@ GPTQModel's nn_modules/qlinear/torch.py.
 MODELS = {
     "exact": exact,
     **dict.fromkeys(HALF_WEIGHTS, fp16),
+    "bf16": bf16,
     "marlin": marlin,
     "exllama-fast": exllama_fast,
     "exllama-v1": exllama_v1,

@@ -16,6 +16,7 @@ from gptq_diff.report.json_report import write_report
 from gptq_diff.report.renderings import write_renderings
 from gptq_diff.session.asked import Asked, RunRecord
 from gptq_diff.session.between_run import judge_intervals
+from gptq_diff.session.bfloat16 import try_bfloat16
 from gptq_diff.session.capture_all import capture_all, start_record
 from gptq_diff.session.compare_run import finished_captures, judge_run, report_run
 from gptq_diff.session.decode import Decoder
@@ -68,10 +69,20 @@ def compare_and_write(
     measure_headroom(run, record, finished_captures(record, run), judge, loaded)
     decoder = Decoder(loaded.path)
     report = report_run(run, record, decoder)
-    if asked is not None and try_fixed_checkpoint(asked, run, report, loaded, lambda a, to: run_job(a, to, watcher)):
+    if asked is not None and _further_loads(asked, run, report, loaded, watcher):
         report = report_run(run, record, decoder)
     left_out = keep_what_was_asked(run, record)
     return write(run, replace(record, left_out=left_out, state="finished"), replace(report, left_out=left_out))
+
+
+def _further_loads(asked: Asked, run: RunDir, report: Report, loaded: Checkpoint, watcher: Watcher) -> bool:
+    """Workarounds that need loads of their own; whether any was found out about."""
+
+    def again(asked: Asked, to: RunDir) -> Report:
+        return run_job(asked, to, watcher)
+
+    tried = [try_bfloat16(asked, run, report, again), try_fixed_checkpoint(asked, run, report, loaded, again)]
+    return any(tried)
 
 
 def write(run: RunDir, record: RunRecord, report: Report) -> Report:

@@ -27,4 +27,6 @@ def test_padding_and_a_fixed_checkpoint_are_tried_and_help(shifted_model: Path, 
 def test_without_being_asked_only_the_runs_own_backends_are_told(shifted_model: Path, tmp_path: Path) -> None:
     """Simulators are no live kernels; nothing is run for them unless it is asked for."""
     report = run(asked(shifted_model, "hf-fp16,sim-exllama"), tmp_path / "run")
-    assert [w.name for w in result(report, "sim-exllama").workarounds] == ["backend hf-fp16"]
+    assert [(w.name, w.tried) for w in result(report, "sim-exllama").workarounds] == [
+        ("bfloat16", False), ("backend hf-fp16", True),
+    ]  # fmt: skip

@@ -11,8 +11,13 @@ COSTS = {
     "marlin": "Marlin takes in_features that are multiples of 128 (of 64 with smaller groups); with one group a column "
     "it has an overflow of its own",
     "machete": "Machete runs on Hopper GPUs alone",
+    "fp16": "holds weights in float16, 16 bits for each code, or dequantises them for every call",
+    "auto-gptq-torch": "dequantises the weight for every call",
+    "gptqmodel-torch": "dequantises the weight for every call",
+    "vllm-cpu": "computes on the CPU",
 }
 """What taking such a path costs, by the path."""
+SIMULATED = "is a simulation: it says what that path would give, and serves nobody"
 
 
 def other_backends(failed: Result, results: Sequence[Result], reference: Result | None) -> list[Workaround]:
@@ -39,6 +44,7 @@ def _detail(other: Result, agrees: bool, right: bool) -> str:
         bad = "" if other.first_bad is None else f" at {other.first_bad.layer}"
         return f"run here by {path}: {other.status}{bad}"
     cost = next((cost for name, cost in COSTS.items() if path.startswith(name)), "")
+    cost = SIMULATED if other.backend.startswith("sim-") else cost
     return f"run here by {path}: all linears agree, {said}" + (f"; it {_lower(cost)}" if cost else "")
 
 

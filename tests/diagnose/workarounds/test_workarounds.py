@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from gptq_diff.diagnose.workarounds.other_backends import other_backends
 from gptq_diff.diagnose.workarounds.padding import of_padded, padded, worth_padding
 from tests.report.build import a_result, judgements
@@ -47,3 +49,19 @@ def test_another_backend_works_with_the_references_tokens_alone() -> None:
         "backend vllm-reconstruct": True, "backend gptq-marlin": False, "backend vllm-exllama": False,
     }  # fmt: skip
     assert all(w.tried for w in found)
+
+
+@pytest.mark.parametrize(
+    ("backend", "path", "words"),
+    [
+        ("hf-fp16", "fp16", "16 bits for each code"),
+        ("vllm-reconstruct", "exllama-reconstruct", "for every call"),
+        ("gptq-marlin", "marlin", "Marlin takes"),
+        ("sim-reconstruct", "exllama-reconstruct", "a simulation"),
+    ],
+)
+def test_what_works_says_what_it_costs(backend: str, path: str, words: str) -> None:
+    """By the path that ran; a simulator is no engine."""
+    well = replace(REFERENCE, backend=backend, prompt=FAILED.prompt, kernel={"*": path}, status="agree")
+    (found,) = other_backends(FAILED, [FAILED, well], replace(REFERENCE, prompt=FAILED.prompt))
+    assert found.works and words in found.detail
