@@ -83,7 +83,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "judged_file",
         "log_end",
     }
-    | {"models", "presets", "processes", "prompts", "session", "stage", "suggest", "text", "toml_file"},
+    | {"models", "presets", "processes", "prompts", "report", "session", "stage", "suggest", "text", "toml_file"},
     "ci_job": {"errors"},
     "server_probe": {"errors", "suggest", "text", "whole_file"},
     "__main__": {"cli"},
