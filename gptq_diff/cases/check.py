@@ -53,8 +53,11 @@ Told = Callable[[str, CaseOutcome], None]
 """Told of each case as it ends, the self-test among them, by what it is called."""
 
 
-def check(asked: CheckAsked, place: CheckDir, told: Told, runs: Runs = run_cases) -> CheckReport:
-    """Plant a fault, run all cases, compare with the baseline; nothing is said on the terminal but by `told`."""
+def check(asked: CheckAsked, place: CheckDir, told: Told, runs: Runs | None = None) -> CheckReport:
+    """Plant a fault, run all cases, compare with the baseline; nothing is said on the terminal but by `told`.
+
+    runs: how cases are run; None for processes of their own.
+    """
     started = time.perf_counter()
     planted = drawn(asked.seed)
     own = replace(asked, backends=None, device="", tensor_parallel=1)  # what it takes is here for certain
@@ -67,7 +70,7 @@ def check(asked: CheckAsked, place: CheckDir, told: Told, runs: Runs = run_cases
         else:
             told(outcome.name, compared(asked, outcome))
 
-    first, *found = runs(tasks, place.logs, finished, jobs=asked.jobs, keep_going=asked.keep_going)
+    first, *found = (runs or run_cases)(tasks, place.logs, finished, jobs=asked.jobs, keep_going=asked.keep_going)
     return CheckReport(
         schema_version=1, gptq_diff=gptq_diff.__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"), environment=environment(),

@@ -168,7 +168,7 @@ def measured(tmp_path, name, *changes):
     return found
 
 
-def test_running_again_is_no_false_alarm(tmp_path, without_processes):
+def test_running_again_is_no_false_alarm(tmp_path, here):
     """Real runs: the same again, and with another number of threads, which splits sums in another way."""
     known = Baseline({}).updated([measured(tmp_path, "first")])
     assert known.compare(measured(tmp_path, "again")).regressions == ()
@@ -180,7 +180,7 @@ def test_running_again_is_no_false_alarm(tmp_path, without_processes):
         torch.set_num_threads(before)
 
 
-def test_a_real_growth_is_caught_while_the_verdict_agrees(tmp_path, without_processes):
+def test_a_real_growth_is_caught_while_the_verdict_agrees(tmp_path, here):
     """A factor of 1.0003 on the products of one linear: below the judge's threshold, and told by the baseline."""
     known = Baseline({}).updated([measured(tmp_path, "sound")])
     grown = known.compare(measured(tmp_path, "grown", ("[[prompt]]", f"{NOISE}[[prompt]]")))

@@ -37,7 +37,7 @@ def runs(monkeypatch):
     return found
 
 
-def test_a_case_that_holds(tmp_path, without_processes):
+def test_a_case_that_holds(tmp_path, here):
     """Outcome and run directory lie where they were asked for, and the outcome read back is the same."""
     case = case_of(tmp_path / "bang")
     outcome = run_case(case, out=tmp_path / "out")
@@ -62,14 +62,14 @@ def test_a_case_that_holds(tmp_path, without_processes):
         (("gain = 8", "gain = 1"), "status: expected overflow, happened agree"),
     ],
 )
-def test_a_case_that_does_not_hold(tmp_path, without_processes, change, told):
+def test_a_case_that_does_not_hold(tmp_path, here, change, told):
     """The wrong failure, or none where one is expected."""
     outcome = run_case(case_of(tmp_path / "bang", change), out=tmp_path / "out")
     assert outcome.state == FAILED
     assert outcome.checks[0].differences[0] == told
 
 
-def test_a_backend_that_nobody_expected_to_break(tmp_path, without_processes):
+def test_a_backend_that_nobody_expected_to_break(tmp_path, here):
     """sim-exllama breaks too; no expectation names it, so the case fails."""
     outcome = run_case(case_of(tmp_path / "bang", ('"hf-fp16",', '"sim-exllama",')), out=tmp_path / "out")
     assert outcome.state == FAILED
@@ -77,7 +77,7 @@ def test_a_backend_that_nobody_expected_to_break(tmp_path, without_processes):
     assert (wrong.backend, wrong.stated) == ("sim-exllama", False)
 
 
-def test_other_backends_instead(tmp_path, without_processes):
+def test_other_backends_instead(tmp_path, here):
     """Expectations of what was not asked for are left out, and all that runs has to agree."""
     outcome = run_case(case_of(tmp_path / "bang"), out=tmp_path / "out", backends="sim-reconstruct")
     assert outcome.state == HELD
@@ -102,7 +102,7 @@ def test_a_model_that_is_not_here_is_skipped_with_the_reason(tmp_path, runs):
     assert outcome.reason.startswith("its model is not here: ")
 
 
-def test_a_path_beside_the_case_file(tmp_path, without_processes):
+def test_a_path_beside_the_case_file(tmp_path, here):
     """A relative directory is the case file's neighbour, wherever the user stands."""
     from gptq_diff.models.build import build_model
     from gptq_diff.models.options import BuildOptions, GainShift
@@ -124,7 +124,7 @@ FAULTS = [("scale-group", "1.mlp.up_proj", "bytes"), ("nibble-order", "0.mlp.dow
 
 
 @pytest.mark.parametrize(("kind", "layer", "where"), FAULTS)
-def test_a_planted_fault_is_in_the_backends_alone(tmp_path, without_processes, kind, layer, where):
+def test_a_planted_fault_is_in_the_backends_alone(tmp_path, here, kind, layer, where):
     """In the bytes that backends load, or in their kernel; the reference reads the sound checkpoint and agrees."""
     fault = PLANTED.format(kind=kind, layer=layer, where=where)
     case = case_of(tmp_path / "bang", ("gain = 8", "gain = 1"), ("[[prompt]]", fault), ('"sim-gptq"]', '"hf-fp16"]'),
@@ -147,7 +147,7 @@ def test_a_planted_fault_is_in_the_backends_alone(tmp_path, without_processes, k
         ("scale-group", "7.mlp.up_proj", "bytes", "no quantised linear"),
     ],
 )
-def test_a_fault_without_a_place_is_the_cases_own_mistake(tmp_path, without_processes, kind, layer, where, why):
+def test_a_fault_without_a_place_is_the_cases_own_mistake(tmp_path, here, kind, layer, where, why):
     """Not an error of judging: exit 2, with the reason."""
     fault = PLANTED.format(kind=kind, layer=layer, where=where)
     outcome = run_case(case_of(tmp_path / "bang", ("[[prompt]]", fault)), out=tmp_path / "out")
@@ -155,7 +155,7 @@ def test_a_fault_without_a_place_is_the_cases_own_mistake(tmp_path, without_proc
     assert why in outcome.reason
 
 
-def test_a_fault_without_a_place_in_the_kernel_fails_its_backends(tmp_path, without_processes):
+def test_a_fault_without_a_place_in_the_kernel_fails_its_backends(tmp_path, here):
     """The worker finds out; its backends are reported with the reason, and nothing is passed."""
     fault = PLANTED.format(kind="result-overflow", layer="1.mlp.up_proj", where="kernel")
     outcome = run_case(case_of(tmp_path / "bang", ("[[prompt]]", fault)), out=tmp_path / "out")
@@ -169,22 +169,22 @@ class TestUsedAgain:
     def first(self, tmp_path, *changes):
         return run_case(case_of(tmp_path / "bang", *changes), out=tmp_path / "out", settings=AGAIN)
 
-    def test_the_same_is_not_run_again(self, tmp_path, without_processes, runs):
+    def test_the_same_is_not_run_again(self, tmp_path, here, runs):
         before, after = self.first(tmp_path), self.first(tmp_path)
         assert len(runs) == 1
         assert after == replace(before, reused=True)
 
-    def test_not_without_being_asked(self, tmp_path, without_processes, runs):
+    def test_not_without_being_asked(self, tmp_path, here, runs):
         self.first(tmp_path)
         run_case(case_of(tmp_path / "bang"), out=tmp_path / "out")
         assert len(runs) == 2
 
-    def test_another_case_is_run(self, tmp_path, without_processes, runs):
+    def test_another_case_is_run(self, tmp_path, here, runs):
         self.first(tmp_path)
         outcome = self.first(tmp_path, ("max_new_tokens = 4", "max_new_tokens = 5"))
         assert (len(runs), outcome.reused) == (2, False)
 
-    def test_another_version_is_run(self, tmp_path, without_processes, runs, monkeypatch):
+    def test_another_version_is_run(self, tmp_path, here, runs, monkeypatch):
         self.first(tmp_path)
         from gptq_diff.cases import key
 
@@ -192,12 +192,12 @@ class TestUsedAgain:
         assert not self.first(tmp_path).reused
         assert len(runs) == 2
 
-    def test_a_damaged_outcome_is_run_again(self, tmp_path, without_processes, runs):
+    def test_a_damaged_outcome_is_run_again(self, tmp_path, here, runs):
         self.first(tmp_path)
         (tmp_path / "out" / "outcome.json").write_text('{"name": "bang"')
         assert not self.first(tmp_path).reused
 
-    def test_another_checkpoint_is_run(self, tmp_path, without_processes, runs):
+    def test_another_checkpoint_is_run(self, tmp_path, here, runs):
         """The same case on a directory whose scales have changed meanwhile."""
         import numpy as np
         from safetensors.numpy import load_file, save_file
@@ -217,7 +217,7 @@ class TestUsedAgain:
         assert (len(runs), after.reused) == (2, False)
         assert after.fingerprint != before.fingerprint
 
-    def test_what_was_left_of_an_interrupted_try_is_gone(self, tmp_path, without_processes, runs):
+    def test_what_was_left_of_an_interrupted_try_is_gone(self, tmp_path, here, runs):
         """Captures without an outcome are nobody's: the case starts clean."""
         stale = tmp_path / "out" / "run" / "captures" / "sim-gptq" / "short"
         stale.mkdir(parents=True)

@@ -74,7 +74,7 @@ def falsified(expected):
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_a_shipped_case_holds_and_fails_when_it_is_falsified(name, tmp_path, without_processes):
+def test_a_shipped_case_holds_and_fails_when_it_is_falsified(name, tmp_path, here):
     """Run once; then every expectation is falsified in turn on what happened, and each time that is told."""
     case = find_case(name)
     outcome = run_case(case, out=tmp_path / "case")
