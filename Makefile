@@ -7,7 +7,7 @@ SEED ?= 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser site demo test lint types bench bench-gpu bench-faults envs engines clean clean-envs
+.PHONY: help setup browser site demo check test lint types bench bench-gpu bench-faults envs engines clean clean-envs
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ site: setup ## docs/ as a site, in build/site
 
 demo: setup ## the main job on a real small model that it builds itself
 	$(BIN)/gptq-diff demo
+
+check: setup ## every case that needs no GPU, with JUnit in gptq-diff-runs/check.xml
+	$(BIN)/gptq-diff check --jobs $(JOBS) --junit gptq-diff-runs/check.xml --out gptq-diff-runs/check --overwrite
 
 test: setup ## all tests that need no GPU
 	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term:skip-covered --cov-fail-under=90

@@ -71,19 +71,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bisection": NOUNS | {"cases", "environments", "presets", "releases", "upstream"},
     "bundle": NOUNS | {"capture", "checkpoint", "compare", "judged_file", "reduce", "report", "session", "text"},
     "cases": NOUNS
-    | {
-        "capture",
-        "checkpoint",
-        "config_file",
-        "environment",
-        "environments",
-        "faults",
-        "hosts",
-        "jobs",
-        "judged_file",
-        "log_end",
-    }
-    | {"models", "presets", "processes", "prompts", "report", "session", "stage", "suggest", "text", "toml_file"},
+    | {"capture", "checkpoint", "config_file", "environment", "environments", "faults", "hosts", "jobs"}
+    | {"judged_file", "log_end", "models", "presets", "processes", "prompts", "report", "session", "stage"}
+    | {"suggest", "text", "toml_file"},
     "ci_job": {"errors"},
     "server_probe": {"errors", "suggest", "text", "whole_file"},
     "__main__": {"cli"},
@@ -281,7 +271,16 @@ class TestWorkerFiles:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["backends"], ["backends", "--json"], ["model", "build", "--help"], ["run", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["backends"],
+        ["backends", "--json"],
+        ["model", "build", "--help"],
+        ["run", "--help"],
+        ["check", "--help"],
+        ["cases", "--help"],
+    ],
     ids=" ".join,
 )
 def test_what_has_to_start_fast_imports_nothing_heavy(arguments: list[str]) -> None:
