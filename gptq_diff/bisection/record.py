@@ -21,6 +21,7 @@ class Question:
     """What a search is about; another question needs another directory.
 
     by: "environments" or "kernels". case: its name, digest: of its file. backends: in place of the case's, or None.
+    failure_is_bad: as ByCase has it.
     """
 
     package: str
@@ -30,6 +31,7 @@ class Question:
     case: str
     digest: str
     backends: str | None
+    failure_is_bad: bool = False
 
 
 @dataclass(frozen=True)

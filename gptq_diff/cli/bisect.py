@@ -30,6 +30,10 @@ def bisect(
         str | None,
         typer.Option("--backends", metavar="A,B", help="Run these instead.", show_default="the case's own"),
     ] = None,
+    failure_is_bad: Annotated[
+        bool,
+        typer.Option("--failure-is-bad", help="A release whose engine does not start or refuses the model is bad."),
+    ] = False,
     versions: Annotated[
         str | None,
         typer.Option("--versions", metavar="A,B,C", help="Only these.", show_default="all in the package index"),
@@ -69,6 +73,6 @@ def bisect(
 
     asked = Asked(
         package, good, bad, case, by.value, backends, versions, out, folder, python, sources, device, timeout,
-        yanked=yanked, pre=pre, overwrite=overwrite, retry=retry, keep=keep,
+        yanked=yanked, pre=pre, overwrite=overwrite, retry=retry, keep=keep, failure_is_bad=failure_is_bad,
     )  # fmt: skip
     bisect_and_show(asked, as_json=as_json, quiet=quiet)

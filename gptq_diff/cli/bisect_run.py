@@ -62,6 +62,7 @@ class Asked:
     overwrite: bool
     retry: bool
     keep: bool
+    failure_is_bad: bool = False
 
     @property
     def compiled(self) -> bool:
@@ -90,8 +91,11 @@ def bisect_and_show(asked: Asked, *, as_json: bool, quiet: bool) -> None:
     by_case = ByCase(
         case, asked.package, asked.backends, out / "trials",
         RunSettings(device=asked.device, timeout=asked.timeout, progress=say), compiled=asked.compiled,
+        failure_is_bad=asked.failure_is_bad,
     )  # fmt: skip
-    question = Question(asked.package, path[0], path[-1], asked.by, case.name, case.digest, asked.backends)
+    question = Question(
+        asked.package, path[0], path[-1], asked.by, case.name, case.digest, asked.backends, asked.failure_is_bad
+    )
     with claimed(out, question, overwrite=asked.overwrite, retry=asked.retry) as record:
         say(f"{len(path)} releases of {asked.package} from {path[0]} (good) to {path[-1]} (bad), by {case.name}")
         done = bisect(path, _judge(asked, by_case, out, say), record, Lines(say))

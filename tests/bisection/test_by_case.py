@@ -140,6 +140,13 @@ def test_outcomes_become_verdicts() -> None:
         assert verdict(CaseOutcome("c", state, "vllm: no such op")) == Verdict(UNJUDGED, "vllm: no such op")
 
 
+def test_a_release_that_fails_is_bad_where_that_is_the_question() -> None:
+    """Since when does it refuse the model? What was not run at all is still no verdict."""
+    failed = CaseOutcome("c", ERROR, "vllm: desc_act is not supported")
+    assert verdict(failed, failure_is_bad=True) == Verdict(BAD, "vllm: desc_act is not supported")
+    assert verdict(CaseOutcome("c", SKIPPED, "no GPU"), failure_is_bad=True).kind == UNJUDGED
+
+
 def test_a_mistake_in_the_case_ends_the_bisection() -> None:
     """It would be the same on every release."""
     with pytest.raises(UsageError, match="c: the model has no such layer"):
