@@ -7,6 +7,8 @@ import time
 import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gptq_diff.text import clean, one_line
 
@@ -116,3 +118,25 @@ def test_hostile_input_takes_linear_time() -> None:
         started = time.perf_counter()
         clean(unit * 100_000)
         assert time.perf_counter() - started < 2, unit.encode()
+
+
+ANY_TEXT = st.text(st.characters() | st.sampled_from("\x1b\x9b\x9d\x07[]m;31\\\u202e\u200b\r\n\t\ud800 "))
+
+
+@given(ANY_TEXT)
+def test_nothing_that_moves_hides_or_reorders_is_left(text: str) -> None:
+    """Of any text at all: no control, no escape, no direction mark, nothing that an encoding cannot write."""
+    left = clean(text)
+    assert not [c for c in left if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"]
+    assert not set("\u200b\u200e\u200f\u202a\u202e\u2066\ufeff") & set(left)
+    left.encode("utf-8")
+    assert clean(left) == left
+
+
+@given(ANY_TEXT, st.integers(1, 30))
+def test_one_line_is_one_line_of_that_length(text: str, limit: int) -> None:
+    """However long; what fits is whole, and what does not ends in an ellipsis."""
+    whole, cut = one_line(text), one_line(text, limit)
+    assert whole.splitlines() in ([], [whole])
+    assert len(cut) <= limit
+    assert cut == whole if len(whole) <= limit else cut.endswith("…") and whole.startswith(cut[:-1])

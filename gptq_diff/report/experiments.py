@@ -32,7 +32,7 @@ def _head(result: Result) -> str:
 def _line(e: Experiment) -> str:
     """What it says; where a cause follows, which: the findings have the rest."""
     if e.finding is not None:
-        return f"{e.name}: {e.finding.cause}: {e.evidence[0]}"
+        return f"{e.name}: {e.finding.cause}: {'; '.join(e.evidence[:1])}"
     return f"{e.name}: {'; '.join(e.evidence)}"
 
 

@@ -11,7 +11,7 @@ _PACKAGES = (
 )
 PACKAGES = frozenset(_PACKAGES.split())
 _VERSION = re.compile(
-    r"(\d{1,4}(?:\.\d{1,5}){0,3}(?:(?:a|b|rc)\d{1,3})?(?:\.post\d{1,3})?(?:\.dev\d{1,6})?)(?:\+(.*))?"
+    r"(\d{1,4}(?:\.\d{1,5}){0,2}(?:(?:a|b|rc)\d{1,3})?(?:\.post\d{1,3})?(?:\.dev\d{1,6})?)(?:\+(.*))?"
 )
 _LOCAL = re.compile(r"cpu|cu\d{2,3}|rocm\d(?:\.\d){0,2}|xpu")
 _PLATFORM = re.compile(r"(?:Linux|Darwin|Windows) (?:x86_64|aarch64|arm64|AMD64|ppc64le|riscv64|s390x)")

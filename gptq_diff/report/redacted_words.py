@@ -65,9 +65,16 @@ def known(name: str) -> bool:
 
 
 def layer_name(name: str) -> str:
-    """The name of a linear, glob or rank's share, its unknown parts masked: `model.layers.3.[…]`."""
+    """The name of a linear, glob or rank's share, its unknown parts masked: `model.layers.3.[…]`.
+
+    A number stays behind a part that is none: numbers one after the other are an address, not a name.
+    """
     base, at, part = name.partition("@")
-    kept = [p if p in LAYER_WORDS or p == "*" or re.fullmatch(r"\d{1,4}", p) else MASK for p in base.split(".")]
+    parts = base.split(".")
+    kept = [
+        p if p in LAYER_WORDS or p == "*" or (re.fullmatch(r"\d{1,4}", p) and before and not before.isdigit()) else MASK
+        for before, p in zip(("", *parts), parts)
+    ]
     if at and not (re.fullmatch(r"\d{1,3}", part) or known(part)):
         part = MASK
     return ".".join(kept) + at + part

@@ -61,6 +61,15 @@ def test_neighbouring_unknown_words_are_one_mask() -> None:
     assert WORDS.kept("cannot open Mariella Fernandez Ortiz file") == f"cannot open {MASK} file"
 
 
+@pytest.mark.parametrize("address", ["10.83.147.22", "127.0.0.1", "192.168.0.12"])
+def test_an_address_is_no_name_and_no_release(address: str) -> None:
+    """All of it is numbers with dots between them, as parts of names and releases are."""
+    assert layer_name(address).count(MASK) == 4
+    assert version(address) is None
+    assert versions({"torch": address}) == {}
+    assert address not in Words({}).kept(f"connected to {address}, {address}:8000 and torch {address}")
+
+
 def test_layer_names() -> None:
     assert layer_name("model.layers.11.mlp.down_proj@all-reduce") == "model.layers.11.mlp.down_proj@all-reduce"
     assert layer_name("model.mariella.0.q_proj") == f"model.{MASK}.0.q_proj"
