@@ -19,8 +19,8 @@ from gptq_diff.diagnose.hypotheses import MAKERS, Variant
 from gptq_diff.diagnose.mixing import blocks_of, in_some_columns, in_some_rows
 from gptq_diff.diagnose.parts import Parts
 
-BEAM = 4
-"""States that are followed at a time."""
+BEAM, BEAM_OF_FEW = 4, 2
+"""States that are followed at a time: those that leave least, and those that leave fewest columns wrong."""
 DEPTH = 3
 """Hypotheses that may hold at once."""
 HELPS = 0.5
@@ -31,8 +31,14 @@ ENOUGH_LOOSE = 0.2
 """The same with a variant that leaves more than rounding, and stands on other evidence besides."""
 GOES_ON = 1.6
 """Times the expected rounding below which nothing more is looked for."""
+MENDS = 0.5
+"""One that leaves at most this share of the bad columns is followed too, however much it leaves in a few others."""
+EVENLY = 1e-2
+"""Of its squared error that counts as one in a column, where all bad columns are to count alike."""
 FEW_ROWS = 8
 """Rows from which a column may choose for itself: with fewer, something always fits."""
+MANY_ROWS, SEEN = 16, 2.0
+"""Rows from which a column that errs so many times the expected rounding does not do so by chance."""
 FEW_VARIANTS = 2
 """With fewer rows a column may still choose between so many."""
 
@@ -103,6 +109,11 @@ class State:
         return bad_or_all(self.error2_C > FACTOR**2 * self.floor2_C)
 
     @property
+    def wrong(self) -> int:
+        """How many of the columns err beyond rounding."""
+        return int((self.error2_C > FACTOR**2 * self.floor2_C).sum())
+
+    @property
     def explains(self) -> bool:
         """Whether what is left is rounding."""
         return self.left <= FACTOR
@@ -131,6 +142,8 @@ class Search:
             found.sort(key=_rank)
             best = sorted([*found, *best], key=_rank)
             beam = _distinct(found)[:BEAM]
+            few = _distinct(sorted(found, key=lambda state: (state.wrong, *_rank(state))))[:BEAM_OF_FEW]
+            beam += [state for state in few if all(state is not other for other in beam)]
             if best[0].explains and best[0].left <= GOES_ON:
                 break
         return best
@@ -152,7 +165,12 @@ class Search:
     def worse_columns(self, variants: Sequence[Variant], columns: torch.Tensor) -> torch.Tensor:
         """int64: of these columns those that still err beyond rounding where the variants hold everywhere."""
         other = Search(self.case, columns, variants)
-        return columns[other.start.error2_C > FACTOR**2 * other.start.floor2_C]
+        return columns[self.worse(other.start)]
+
+    def worse(self, state: State) -> torch.Tensor:
+        """Columns (bool [C]) in which the state leaves more than rounding; with many rows that is seen sooner."""
+        many = len(self.case.rows_M) >= MANY_ROWS
+        return state.error2_C > (SEEN if many else FACTOR) ** 2 * state.floor2_C
 
     def share(self, state: State) -> float:
         """Share of the squared error that the state explains of the columns that err, each in units of its rounding."""
@@ -198,7 +216,9 @@ class Search:
             if family in used:
                 continue
             states = self._of_family(at, variants)
-            found += [s for s in states if self._raw(s) < _helpful(s) * self._raw(at)]
+            found += [
+                s for s in states if self._raw(s) < _helpful(s) * self._raw(at) or s.wrong <= MENDS * at.wrong - 0.5
+            ]
         return found
 
     def _of_family(self, at: State, variants: Sequence[Variant]) -> list[State]:
@@ -269,6 +289,10 @@ class Search:
             found += [self._chosen(at, wholes, c, blocks_K, columns_C) for c in search.run(GOES_ON)]
             if any(state.left <= GOES_ON for state in found):
                 break
+            if not own_choice:  # those that err most would choose for all: once more with all counted alike
+                unit_C = torch.maximum(self.start.floor2_C, EVENLY * at.error2_C)
+                search = BlockSearch(gap_MC, own, unit_C, by_column=False)
+                found += [self._chosen(at, wholes, c, blocks_K, columns_C) for c in search.run(GOES_ON)]
         return found
 
     def _chosen(
