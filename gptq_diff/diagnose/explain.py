@@ -15,7 +15,8 @@ from gptq_diff.diagnose.mosaic import mosaic, patterns_of, searched_beneath
 from gptq_diff.diagnose.overflow.accumulators import explain_lost
 from gptq_diff.diagnose.overflow.base import Lost
 from gptq_diff.diagnose.rounded_result import rounded_result
-from gptq_diff.diagnose.search import FEW_ROWS, Search, State
+from gptq_diff.diagnose.search import FEW_ROWS, Search
+from gptq_diff.diagnose.state import State
 from gptq_diff.records import Finding
 
 if TYPE_CHECKING:
@@ -92,9 +93,13 @@ def explain_values(case: Case) -> list[Finding]:
     search = Search(case, sample(case.bad))
     states = search.run()
     best = states[0]
-    rounded = None if search.suffices(best) else rounded_result(case)
-    if rounded is not None:
-        return [rounded]
+    if not search.suffices(best):
+        rounded = rounded_result(case)
+        if rounded is not None:
+            return [rounded]
+        paired = search.paired()
+        states = states if paired is None else [paired, *states]
+        best = states[0]
     pieced = fewer_causes(search, states)
     if pieced is not None:
         return findings_of(case, search, pieced, PIECED, None)

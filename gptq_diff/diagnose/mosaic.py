@@ -18,7 +18,8 @@ from gptq_diff.compare.figures import FACTOR
 from gptq_diff.diagnose.hypotheses import Variant
 from gptq_diff.diagnose.mixing import blocks_of, in_some_rows
 from gptq_diff.diagnose.parts import Parts
-from gptq_diff.diagnose.search import FEW_ROWS, Applied, Search, State
+from gptq_diff.diagnose.search import FEW_ROWS, Search
+from gptq_diff.diagnose.state import Applied, State
 
 EXPLAINED = 4.0
 """Times the squared rounding that may be left of a column that is explained by itself."""
