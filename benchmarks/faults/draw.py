@@ -173,16 +173,18 @@ def _attempt(place: Place, rng: np.random.Generator, drawn_as: str, kinds: tuple
     if "race-or-uninitialised" in kinds:
         run = replace(run, repeats=2)  # one call cannot show that another would differ
     faults: list[Fault] = []
+    sites: list[tuple[Site, int]] = []
     model = place.stored(choice)
     layers = _layers(rng, model, drawn_as, kinds)
     for kind, layer, way in zip(kinds, layers, chosen):
         size = float(rng.random())
         path = place.path(kernel, model.settings["bits"], len(run.prompt))
+        own_seed = int(rng.integers(2**62))
         site = Site(
             model=model, layer=layer, size=size, way=way, path=path, calls=run.calls,
-            inputs=lambda name: place.inputs(choice, run.prompt, name),
-            rng=np.random.default_rng(int(rng.integers(2**62))),
+            inputs=lambda name: place.inputs(choice, run.prompt, name), rng=np.random.default_rng(own_seed),
         )  # fmt: skip
+        sites.append((site, own_seed))
         faults.append(KINDS[kind](site))
         if not place.takes(faults[-1]):
             raise Unplantable("it would have to be planted in the engine's own code")
@@ -190,7 +192,25 @@ def _attempt(place: Place, rng: np.random.Generator, drawn_as: str, kinds: tuple
     _compatible(faults)
     if drawn_as == PAIRED_MODEL and set(faults[0].layers) & set(faults[1].layers):
         raise Unplantable("both are in one linear")
+    if drawn_as == PAIRED_LAYER and undone(place.stored(choice), faults, *sites[1]):
+        raise Unplantable("the second would be all that is left of both")
     return Drawn(run, " and ".join(dict.fromkeys(chosen)), drawn_as, tuple(faults))
+
+
+def undone(sound: Model, faults: Sequence[Fault], second: Site, seed: int) -> bool:
+    """Whether nothing is left of the first of two faults in the weight of a linear, once the second is planted too."""
+    first = faults[0]
+    if not (first.changed or first.misread):
+        return False
+    base = Overlay(sound, Fault("", "", (), prepared=first.prepared))
+    try:
+        alone = KINDS[faults[1].kind](replace(second, model=base, rng=np.random.default_rng(seed)))
+    except Unplantable:
+        return False  # it needs what the first one did
+    both, one = (
+        Overlay(model, fault).linear(second.layer) for model, fault in ((second.model, faults[1]), (base, alone))
+    )
+    return np.array_equal(both.weight(), one.weight(), equal_nan=True)
 
 
 def _layers(rng: np.random.Generator, model: Model, drawn_as: str, kinds: tuple[str, ...]) -> list[str]:

@@ -21,7 +21,7 @@ class Case:
 
     source: where weights come from. path: the arithmetic that ran. x_MK: float32. w_KN: float32, the exact weight, 0 in
     columns that are not finite. y_MN: float32, 0 where it does not count. known_MN: bool, where y counts.
-    rows_M: int64, the rows' numbers in the call.
+    rows_M: int64, the rows' numbers in the call. among_N: bool, the columns in question where these are chosen already.
     """
 
     source: Source
@@ -31,6 +31,7 @@ class Case:
     y_MN: torch.Tensor
     known_MN: torch.Tensor
     rows_M: torch.Tensor
+    among_N: torch.Tensor | None = None
 
     @cached_property
     def exact_MN(self) -> torch.Tensor:  # noqa: N802  shapes are part of the names here
@@ -60,8 +61,14 @@ class Case:
 
     @property
     def suspects(self) -> torch.Tensor:
-        """The bad columns, or all of them where none stands out, bool [N]."""
-        return bad_or_all(self.bad)
+        """The columns in question: the bad ones, or all of them where none stands out, bool [N]."""
+        return bad_or_all(self.bad) if self.among_N is None else self.among_N
+
+    def of_columns(self, columns: torch.Tensor) -> Case:
+        """The same with these columns (int64) in question."""
+        among_N = torch.zeros(self.y_MN.shape[1], dtype=torch.bool)
+        among_N[columns] = True
+        return replace(self, among_N=among_N)
 
     def left(self, columns_N: torch.Tensor, more2_N: torch.Tensor | float = 0.0) -> float:
         """How many times the expected rounding (and more2_N besides) these columns err, root mean square."""

@@ -11,11 +11,12 @@ from gptq_diff.compare.figures import LARGEST_HALF
 from gptq_diff.diagnose.case import Case, case_of
 from gptq_diff.diagnose.common_factor import common_factor
 from gptq_diff.diagnose.mixing import slice_rows
-from gptq_diff.diagnose.mosaic import mosaic
+from gptq_diff.diagnose.mosaic import mosaic, patterns_of, searched_beneath
 from gptq_diff.diagnose.overflow.accumulators import explain_lost
 from gptq_diff.diagnose.overflow.base import Lost
 from gptq_diff.diagnose.rounded_result import rounded_result
-from gptq_diff.diagnose.search import Search, State
+from gptq_diff.diagnose.search import FEW_ROWS, Search
+from gptq_diff.diagnose.state import State
 from gptq_diff.records import Finding
 
 if TYPE_CHECKING:
@@ -92,9 +93,13 @@ def explain_values(case: Case) -> list[Finding]:
     search = Search(case, sample(case.bad))
     states = search.run()
     best = states[0]
-    rounded = None if search.suffices(best) else rounded_result(case)
-    if rounded is not None:
-        return [rounded]
+    if not search.suffices(best):
+        rounded = rounded_result(case)
+        if rounded is not None:
+            return [rounded]
+        paired = search.paired()
+        states = states if paired is None else [paired, *states]
+        best = states[0]
     pieced = fewer_causes(search, states)
     if pieced is not None:
         return findings_of(case, search, pieced, PIECED, None)
@@ -119,23 +124,39 @@ def fewer_causes(search: Search, states: list[State]) -> State | None:
 
 
 def beneath(case: Case, search: Search, best: State, known: set[str]) -> list[Finding]:
-    """What else is wrong in a few columns, beneath something that is wrong in all of them."""
+    """What else is wrong in a few columns, beneath something that is wrong in all of them, or in some."""
     whole = search.whole(best)
     if whole is None:
-        return []
+        return beneath_some(case, search, best, known)
     everything = torch.arange(case.exact_MN.shape[1])
     parts = [everything[first : first + MOST_COLUMNS] for first in range(0, len(everything), MOST_COLUMNS)]
     worse = torch.cat([search.worse_columns(whole, part) for part in parts])
     if not len(worse) or len(worse) > len(everything) // 2:
         return []
-    inner = Search(case, worse[: SAMPLE[0]], whole)
+    worse = worse[: SAMPLE[0]]
+    inner = Search(case.of_columns(worse), worse, whole)
     state = inner.run()[0]
     added = state.applied[len(whole) :]
     if not added or not inner.suffices(state):
         return []
+    return beneath_findings(case, inner, replace(state, applied=added), len(worse), known)
+
+
+def beneath_some(case: Case, search: Search, best: State, known: set[str]) -> list[Finding]:
+    """The same where the best state holds in some groups or columns: of the sampled columns alone."""
+    worse_C = search.worse(best)
+    if not bool(worse_C.any()) or len(case.rows_M) < FEW_ROWS or 2 * int(worse_C.sum()) > len(worse_C):
+        return []
+    given = [(), *patterns_of([(best, ~worse_C)])]
+    under = searched_beneath(search, given, worse_C)
+    return [] if under is None else beneath_findings(case, *under, int(worse_C.sum()), known)
+
+
+def beneath_findings(case: Case, search: Search, state: State, columns: int, known: set[str]) -> list[Finding]:
+    """What is found there and was not known."""
     return [
-        replace(f, evidence=(f"beneath the above, in {len(worse)} columns", *f.evidence))
-        for f in findings_of(case, inner, replace(state, applied=added), 0.8, None)
+        replace(f, evidence=(f"beneath the above, in {columns} columns", *f.evidence))
+        for f in findings_of(case, search, state, 0.8, None)
         if f.cause not in known
     ]
 

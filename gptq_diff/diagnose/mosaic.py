@@ -18,7 +18,8 @@ from gptq_diff.compare.figures import FACTOR
 from gptq_diff.diagnose.hypotheses import Variant
 from gptq_diff.diagnose.mixing import blocks_of, in_some_rows
 from gptq_diff.diagnose.parts import Parts
-from gptq_diff.diagnose.search import FEW_ROWS, Applied, Search, State
+from gptq_diff.diagnose.search import FEW_ROWS, Search
+from gptq_diff.diagnose.state import Applied, State
 
 EXPLAINED = 4.0
 """Times the squared rounding that may be left of a column that is explained by itself."""
@@ -55,11 +56,11 @@ def mosaic(search: Search, states: Sequence[State]) -> State | None:
         error2_C[mask_C], floor2_C[mask_C] = state.error2_C[mask_C], state.floor2_C[mask_C]
         applied += [a.in_columns(mask_C) for a in state.applied if bool((a.which_BC[:, mask_C] >= 0).any())]
     if bool(rest_C.any()):
-        inner = _beneath(search, _patterns(shared), rest_C)
-        if inner is None:
+        under = searched_beneath(search, [(), *patterns_of(shared)], rest_C)
+        if under is None:
             return None
-        error2_C[rest_C], floor2_C[rest_C] = inner.error2_C, inner.floor2_C
-        applied += inner.applied
+        error2_C[rest_C], floor2_C[rest_C] = under[1].error2_C, under[1].floor2_C
+        applied += under[1].applied
     whole = State(search.start.parts, (), tuple(applied), error2_C, floor2_C)
     return whole if search.suffices(whole) else None
 
@@ -81,7 +82,7 @@ def _shared_out(
     shared: list[tuple[State, torch.Tensor]] = []
     left_C = bad_C
     for _ in range(MOST_PIECES):
-        known = [s for given in _together(_patterns(shared)) if (s := search.with_all(given)) is not None]
+        known = [s for given in _together(patterns_of(shared)) if (s := search.with_all(given)) is not None]
         taken = _most(search, known, left_C) or _most(search, offered, left_C)
         if taken is None:
             break
@@ -107,18 +108,21 @@ def _together(patterns: Sequence[Pattern]) -> list[Pattern]:
     return [*patterns, *pairs]
 
 
-def _beneath(search: Search, patterns: Sequence[Pattern], rest_C: torch.Tensor) -> State | None:
-    """The rest searched beneath what explains others; None where that explains them nowhere."""
-    found: list[State] = []
+def searched_beneath(
+    search: Search, patterns: Sequence[Pattern], rest_C: torch.Tensor
+) -> tuple[Search, State] | None:  # fmt: skip
+    """The rest searched beneath each of these, and that search; None where nothing explains them."""
+    found: list[tuple[Search, State]] = []
     for given in patterns:
-        inner = Search(search.case, search.columns[rest_C], given)
+        columns = search.columns[rest_C]
+        inner = Search(search.case.of_columns(columns), columns, given)
         state = inner.run()[0]
         if state.explains and len(state.applied) > len(given):
-            found.append(state)
-    return min(found, key=lambda state: state.left, default=None)
+            found.append((inner, state))
+    return min(found, key=lambda one: one[1].left, default=None)
 
 
-def _patterns(shared: Sequence[tuple[State, torch.Tensor]]) -> list[Pattern]:
+def patterns_of(shared: Sequence[tuple[State, torch.Tensor]]) -> list[Pattern]:
     """What the columns took, the most frequent ways of each state."""
     found: dict[tuple[object, ...], Pattern] = {}
     for state, mask_C in shared:

@@ -7,20 +7,21 @@ explain, and column by column. It ends when what is left is rounding.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 
 from gptq_diff.compare.figures import FACTOR
 from gptq_diff.diagnose.blocks import BlockSearch, Choice
-from gptq_diff.diagnose.case import Case, bad_or_all
+from gptq_diff.diagnose.case import Case
 from gptq_diff.diagnose.hypotheses import MAKERS, Variant
 from gptq_diff.diagnose.mixing import blocks_of, in_some_columns, in_some_rows
 from gptq_diff.diagnose.parts import Parts
+from gptq_diff.diagnose.state import Applied, Done, State, is_done_after, weight_of
 
-BEAM = 4
-"""States that are followed at a time."""
+BEAM, BEAM_OF_FEW = 4, 2
+"""States that are followed at a time: those that leave least, and those that leave fewest columns wrong."""
 DEPTH = 3
 """Hypotheses that may hold at once."""
 HELPS = 0.5
@@ -31,81 +32,19 @@ ENOUGH_LOOSE = 0.2
 """The same with a variant that leaves more than rounding, and stands on other evidence besides."""
 GOES_ON = 1.6
 """Times the expected rounding below which nothing more is looked for."""
+PAIR_COLUMNS, PAIR_VARIANTS, PAIR_OUTPUTS = 12, 10, 32
+"""Columns that pairs of hypotheses are tried in, the most variants that a family may have for it, and the fewest wrong
+outputs: some pair among hundreds fits a few."""
+MENDS = 0.5
+"""One that leaves at most this share of the bad columns is followed too, however much it leaves in a few others."""
+EVENLY = 1e-2
+"""Of its squared error that counts as one in a column, where all bad columns are to count alike."""
 FEW_ROWS = 8
 """Rows from which a column may choose for itself: with fewer, something always fits."""
+MANY_ROWS, SEEN = 16, 2.0
+"""Rows from which a column that errs so many times the expected rounding does not do so by chance."""
 FEW_VARIANTS = 2
 """With fewer rows a column may still choose between so many."""
-
-
-@dataclass(frozen=True)
-class Applied:
-    """One hypothesis in a state.
-
-    variant: the first of its family that was used. says: all that were used, in words. columns: how many of the
-    sampled ones. blocks: groups or slices, ascending; None for all. variants: those that columns chose from;
-    which_BC: int64 [B, C], what each column took in each block (B is 1 where blocks is None), -1 for nothing.
-    """
-
-    variant: Variant
-    says: str
-    columns: int
-    blocks: tuple[int, ...] | None
-    variants: tuple[Variant, ...]
-    which_BC: torch.Tensor
-
-    def in_columns(self, mask_C: torch.Tensor) -> Applied:
-        """The same as these columns have it: the variants that they took, and where."""
-        which_BC = torch.where(mask_C, self.which_BC, -1)
-        taken_C = which_BC.max(dim=0).values
-        used = sorted({int(i) for i in taken_C.tolist() if i >= 0}, key=lambda i: -int((taken_C == i).sum()))
-        says = "; elsewhere ".join(list(dict.fromkeys(self.variants[i].says for i in used))[:2])
-        blocks = tuple(torch.nonzero((which_BC >= 0).any(dim=1)).flatten().tolist())
-        return replace(
-            self, variant=self.variants[used[0] if used else 0], says=says, columns=int((taken_C >= 0).sum()),
-            blocks=None if self.blocks is None else blocks,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Done:
-    """What was done to the weight or to the finished product, and in which columns (bool [C])."""
-
-    variant: Variant
-    mask_C: torch.Tensor
-
-
-@dataclass(frozen=True)
-class State:
-    """Pieces of the sampled columns with some hypotheses applied.
-
-    after: what is done to the weight that the pieces make, and to the product, in this order each.
-    error2_C, floor2_C: float64, squared error and what rounding explains of it.
-    """
-
-    parts: Parts
-    after: tuple[Done, ...]
-    applied: tuple[Applied, ...]
-    error2_C: torch.Tensor
-    floor2_C: torch.Tensor
-
-    def weight(self) -> torch.Tensor:
-        """What x is multiplied by, float32 [K, C]."""
-        return weight_of(self.parts, self.after)
-
-    @property
-    def left(self) -> float:
-        """Error over expected rounding, root mean square over the columns."""
-        return float((self.error2_C / self.floor2_C).mean().sqrt())
-
-    @property
-    def bad_C(self) -> torch.Tensor:  # noqa: N802
-        """Columns that err beyond rounding, or all of them where none stands out, bool [C]."""
-        return bad_or_all(self.error2_C > FACTOR**2 * self.floor2_C)
-
-    @property
-    def explains(self) -> bool:
-        """Whether what is left is rounding."""
-        return self.left <= FACTOR
 
 
 class Search:
@@ -131,9 +70,30 @@ class Search:
             found.sort(key=_rank)
             best = sorted([*found, *best], key=_rank)
             beam = _distinct(found)[:BEAM]
+            few = _distinct(sorted(found, key=lambda state: (state.wrong, *_rank(state))))[:BEAM_OF_FEW]
+            beam += [state for state in few if all(state is not other for other in beam)]
             if best[0].explains and best[0].left <= GOES_ON:
                 break
         return best
+
+    def paired(self) -> State | None:
+        """Two hypotheses that hold everywhere and each make matters no better without the other; None where none do.
+
+        Found in a few columns first; families with many variants are left out.
+        """
+        bad = self.columns[self.start.bad_C]
+        if len(bad) * len(self.case.rows_M) < PAIR_OUTPUTS:
+            return None
+        few = Search(self.case, bad[:: max(1, -(-len(bad) // PAIR_COLUMNS))])
+        wholes = [v for family in self.families.values() if len(family) <= PAIR_VARIANTS for v in family]
+        pairs = [(a, b) for a, b in itertools.combinations(wholes, 2) if a.family != b.family]
+        self.tried += len(pairs)
+        found = [(state.left, pair) for pair in pairs if (state := few.with_all(pair)) is not None and state.explains]
+        for _, pair in sorted(found, key=lambda one: one[0])[:BEAM]:
+            state = self.with_all(pair)
+            if state is not None and self.suffices(state):
+                return state
+        return None
 
     def with_all(self, variants: Sequence[Variant]) -> State | None:
         """The start with these applied everywhere, one after the other; None where one cannot be."""
@@ -152,7 +112,12 @@ class Search:
     def worse_columns(self, variants: Sequence[Variant], columns: torch.Tensor) -> torch.Tensor:
         """int64: of these columns those that still err beyond rounding where the variants hold everywhere."""
         other = Search(self.case, columns, variants)
-        return columns[other.start.error2_C > FACTOR**2 * other.start.floor2_C]
+        return columns[self.worse(other.start)]
+
+    def worse(self, state: State) -> torch.Tensor:
+        """Columns (bool [C]) in which the state leaves more than rounding; with many rows that is seen sooner."""
+        many = len(self.case.rows_M) >= MANY_ROWS
+        return state.error2_C > (SEEN if many else FACTOR) ** 2 * state.floor2_C
 
     def share(self, state: State) -> float:
         """Share of the squared error that the state explains of the columns that err, each in units of its rounding."""
@@ -198,7 +163,9 @@ class Search:
             if family in used:
                 continue
             states = self._of_family(at, variants)
-            found += [s for s in states if self._raw(s) < _helpful(s) * self._raw(at)]
+            found += [
+                s for s in states if self._raw(s) < _helpful(s) * self._raw(at) or s.wrong <= MENDS * at.wrong - 0.5
+            ]
         return found
 
     def _of_family(self, at: State, variants: Sequence[Variant]) -> list[State]:
@@ -269,6 +236,10 @@ class Search:
             found += [self._chosen(at, wholes, c, blocks_K, columns_C) for c in search.run(GOES_ON)]
             if any(state.left <= GOES_ON for state in found):
                 break
+            if not own_choice:  # those that err most would choose for all: once more with all counted alike
+                unit_C = torch.maximum(self.start.floor2_C, EVENLY * at.error2_C)
+                search = BlockSearch(gap_MC, own, unit_C, by_column=False)
+                found += [self._chosen(at, wholes, c, blocks_K, columns_C) for c in search.run(GOES_ON)]
         return found
 
     def _chosen(
@@ -303,20 +274,6 @@ class Search:
         x_MK = parts.x_MK * self.case.weight_M.sqrt().float()[:, None]
         rows = [torch.nonzero(blocks_K == b).flatten() for b in range(int(blocks_K.max()) + 1)]
         return torch.stack([x_MK[:, r] @ change_KC[r].nan_to_num(0.0, 0.0, 0.0) for r in rows])
-
-
-def is_done_after(variant: Variant) -> bool:
-    """Whether it does something to the weight or the product, not to the pieces alone."""
-    return variant.on_weight is not None or variant.after is not None
-
-
-def weight_of(parts: Parts, after: tuple[Done, ...]) -> torch.Tensor:
-    """float32 [K, C]: the weight that the pieces make, after what is done to it."""
-    w_KC = parts.weight()
-    for done in after:
-        if done.variant.on_weight is not None:
-            w_KC = torch.where(done.mask_C, done.variant.on_weight(w_KC), w_KC)
-    return w_KC
 
 
 def _helpful(state: State) -> float:
