@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmarks.peers import table as peers_table
 from benchmarks.run import RESULTS
+from benchmarks.thirty_two import table as laptop
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 
@@ -13,7 +15,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 def main() -> None:
     """Fill in what has results; leave the rest as it is."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, table in (("cpu", cpu), ("memory", memory)):
+    for name, table in (("cpu", cpu), ("memory", memory), ("thirty_two", thirty_two), ("peers", peers)):
         results = RESULTS / f"{name}.json"
         if results.exists():
             text = filled(text, name, table(json.loads(results.read_text(encoding="utf-8"))))
@@ -51,6 +53,18 @@ def cpu(results: dict) -> str:
             value = f"{f['value']:.3g} {f['unit']}"
             lines.append(f"| {f['what']} | {value} | {required} | {f['verdict']} | {f['note']} | `{name}` |")
     return measured_on(results["machine"]) + "\n".join(lines) + "\n"
+
+
+def thirty_two(results: dict) -> str:
+    """The 32B's shape on a CPU; its plot is drawn too."""
+    if "slices" in results:
+        (PAGE.parent / laptop.PICTURE).write_text(laptop.picture(results), encoding="utf-8")
+    return measured_on(results["machine"]) + laptop.table(results)
+
+
+def peers(results: dict) -> str:
+    """Other tools on the same work."""
+    return measured_on(results["machine"]) + peers_table.table(results)
 
 
 def memory(results: dict) -> str:

@@ -54,8 +54,11 @@ def progress(events: Events, job: int) -> Callable[[Call], None]:
     return say
 
 
-def run_job(engine: Engine, job: Job, events: Events, index: int) -> None:
-    """Capture one prompt: tensors, statistics, then the manifest."""
+def run_job(engine: Engine, job: Job, events: Events, index: int, earlier: Sequence[tuple[str, Path]] = ()) -> None:
+    """Capture one prompt: tensors, statistics, then the manifest.
+
+    earlier: as in Engine.knowing.
+    """
     from gptq_diff.capture.store import CaptureWriter, Manifest
     from gptq_diff.capture.tap import Tap
 
@@ -64,7 +67,7 @@ def run_job(engine: Engine, job: Job, events: Events, index: int) -> None:
     started = time.perf_counter()
     writer = CaptureWriter(Path(job.out))
     writer.on_call = progress(events, index)
-    with Tap(engine.tapped, writer) as tap, engine.planted(job):
+    with Tap(engine.tapped, writer) as tap, engine.planted(job), engine.knowing(earlier):
         generation = engine.generate(job.token_ids, max_new_tokens=job.max_new_tokens, forced=job.forced, tap=tap)
     writer.close()
     seconds = {"generate": round(time.perf_counter() - started, 4)}
@@ -103,6 +106,7 @@ class Hands:
         self._engine = engine
         self._events = events
         self._kernel: str | None = None
+        self._captured: list[Job] = []
         self._number = 0
 
     def work(self, jobs: Sequence[AnyJob]) -> None:
@@ -117,9 +121,21 @@ class Hands:
     def _capture(self, job: Job) -> None:
         self._use(job.kernel)
         self._events.say("job", job=self._number, layers=len(self._engine.tapped))
-        run_job(self._engine, job, self._events, self._number)
+        run_job(self._engine, job, self._events, self._number, self._alike(job))
+        self._captured.append(job)
         # by now the engine knows where paths change
         self._events.say("done", job=self._number, versions=self._engine.versions(), gpu=self._engine.gpu_peak())
+
+    def _alike(self, job: Job) -> list[tuple[str, Path]]:
+        """Captures of the same prompt by other kernel modes; none where a fault is planted, or a prefix cache kept."""
+        if job.plant is not None or job.forget:
+            return []
+        same = (job.token_ids, job.forced, job.max_new_tokens, job.repeat, None)
+        return [
+            (other.kernel, Path(other.out)) for other in self._captured
+            if (other.token_ids, other.forced, other.max_new_tokens, other.repeat, other.plant) == same
+            and other.kernel != job.kernel
+        ]  # fmt: skip
 
     def _linear(self, job: LinearJob) -> None:
         """An expected error costs this job alone: nothing of the engine depends on it."""

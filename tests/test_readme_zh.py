@@ -13,8 +13,8 @@ CHINESE = (REPOSITORY / "README.zh-CN.md").read_text(encoding="utf-8")
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-LARGE = {"million": 1_000_000, "亿": 100_000_000}
-FIGURE = re.compile(r"(\d+(?:[.,]\d+)*)(?: (million|亿))?")
+LARGE = {"million": 1_000_000, "billion": 1_000_000_000, "亿": 100_000_000}
+FIGURE = re.compile(r"(\d+(?:[.,]\d+)*)(?: (million|billion|亿))?")
 
 
 def sections(text: str) -> list[str]:

@@ -12,6 +12,7 @@ A capture without a manifest is incomplete. Layout (contract of everything that 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -278,6 +279,11 @@ class CaptureReader:
             except CheckpointError as e:
                 raise damaged(path, e) from None
         return self._open[name]
+
+    @functools.cached_property
+    def paths(self) -> dict[tuple[int, str], str]:
+        """(step, linear) -> the path that ran, of calls of whole linears."""
+        return {(c["step"], c["layer"]): c["path"] for c in self.stats() if not c.get("part", "")}
 
     def first_logits(self) -> torch.Tensor:
         """float32 [vocabulary]: the logits that the first generated token was chosen from."""

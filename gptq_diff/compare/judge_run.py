@@ -9,6 +9,7 @@ import torch
 
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.compare.align import STEPS_AFTER, Captured
+from gptq_diff.compare.alike import as_of, first_alike
 from gptq_diff.compare.judge import CapturedCall, Weight, judge_layer
 from gptq_diff.compare.place import given_back, linears_on
 from gptq_diff.compare.quantisation import quantisation_errors
@@ -103,7 +104,7 @@ def judge_calls(weight: Weight, calls: list[CapturedCall], rows_of: list[Figures
 
     rows_of: as in judge_layer, of the products alone.
     """
-    of_product = iter(judge_layer(weight, [call for call in calls if _is_product(call)], rows_of))
+    of_product = iter(_judge_products(weight, [call for call in calls if _is_product(call)], rows_of))
     of_original = iter(quantisation_errors(weight, [call for call in calls if call.path == ORIGINAL]))
     found = []
     for call in calls:
@@ -113,6 +114,18 @@ def judge_calls(weight: Weight, calls: list[CapturedCall], rows_of: list[Figures
         else:
             found.append(next(of_original if call.path == ORIGINAL else of_product))
     return found
+
+
+def _judge_products(weight: Weight, calls: list[CapturedCall], rows_of: list[Figures] | None) -> list[Judgement]:
+    """`judge_layer`, and what it found once more for calls that are just like another."""
+    first = first_alike(calls)
+    once = sorted(set(first))
+    single: list[Figures] = []
+    found = dict(zip(once, judge_layer(weight, [calls[i] for i in once], single)))
+    figures = dict(zip(once, single))
+    if rows_of is not None:
+        rows_of.extend(figures[i] for i in first)
+    return [found[i] if i == own else as_of(calls[own], found[i]) for own, i in enumerate(first)]
 
 
 def _bias_of(weight: Weight) -> torch.Tensor | None:

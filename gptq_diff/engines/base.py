@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,6 +106,13 @@ class Engine(abc.ABC):
         if job.plant is None:
             return contextlib.nullcontext()
         raise BackendError("no fault can be planted in this engine's kernels", "take hf- or sim- backends")
+
+    def knowing(
+        self,
+        earlier: Sequence[tuple[str, Path]],  # noqa: ARG002  for the engines that can
+    ) -> contextlib.AbstractContextManager[None]:
+        """While the context lasts, products may be taken from these captures of the same prompt, by kernel mode."""
+        return contextlib.nullcontext()
 
     def gpu_peak(self) -> int | None:
         """The most bytes on GPUs since the last call, of all of this engine's processes; None where it uses none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint
 from gptq_diff.engines.base import Engine, Generation, LoadSpec
 from gptq_diff.engines.decode import Decoder
 from gptq_diff.engines.device import find_device, spare_bytes
+from gptq_diff.engines.known import Knowing
+from gptq_diff.engines.known import earlier as readers
 from gptq_diff.engines.planting import planted_in
 from gptq_diff.engines.quant_linear import QuantLinear, Switchboard
 from gptq_diff.engines.shelf import Shelf
@@ -88,6 +90,18 @@ class HfEngine(Engine):
     def planted(self, job: Job) -> contextlib.AbstractContextManager[None]:
         """The job's fault in the kernel or the skeleton."""
         return super().planted(job) if job.plant is None else planted_in(self, job, job.plant)
+
+    @contextlib.contextmanager
+    def knowing(self, earlier: Sequence[tuple[str, Path]]) -> Iterator[None]:
+        """Simulated products that another simulator has made for the same input are not made again."""
+        kernel = self._board.kernel
+        known = [(make_kernel(name), path) for name, path in earlier if name.startswith("sim-")]
+        if known and kernel.name.startswith("sim-"):
+            self._board.kernel = Knowing(kernel, readers(known))
+        try:
+            yield
+        finally:
+            self._board.kernel = kernel
 
     @property
     def kept_bytes(self) -> int:

@@ -42,6 +42,13 @@ class Kernel(abc.ABC):
     def supports(self, spec: LayerSpec) -> Support:
         """Whether this kernel can run that layer, from its shape and format alone."""
 
+    def arithmetic(self, rows: int, linear: PackedLinear) -> str:  # noqa: ARG002  for the kernels that can say
+        """What decides every bit of the answer for that many rows; kernels that say the same give the same bits.
+
+        Empty where nobody vouches for it.
+        """
+        return ""
+
     @abc.abstractmethod
     def multiply(self, x_MK: torch.Tensor, linear: PackedLinear) -> Product:
         """x[M, K] (float16 or float32, finite or not) times the layer's weight; bias is not added."""

@@ -67,6 +67,10 @@ class SimExllama(Kernel):
         """What vLLM's kernel can multiply: bit widths, shapes and group sizes."""
         return fast_path_support(spec)
 
+    def arithmetic(self, rows: int, linear: PackedLinear) -> str:  # noqa: ARG002
+        """The fast path, whatever the rows are."""
+        return PATH
+
     def multiply(self, x_MK: torch.Tensor, linear: PackedLinear) -> Product:
         """float16 [M, N] on the CPU; float32 x is rounded to float16 first, as the kernel takes no other."""
         if as_it_lies(linear):

@@ -33,8 +33,13 @@ class SimGptq(Kernel):
         """What both paths take."""
         return self._reconstruct.supports(spec)
 
+    def arithmetic(self, rows: int, linear: PackedLinear) -> str:
+        """That of the path which so many rows take."""
+        return self._for(rows, linear).arithmetic(rows, linear)
+
     def multiply(self, x_MK: torch.Tensor, linear: PackedLinear) -> Product:
         """float16 [M, N] on the CPU, by the path that M picks."""
-        few = x_MK.shape[0] <= CHAINS[linear.spec.bits].fast_rows
-        kernel = self._fast if few else self._reconstruct
-        return kernel.multiply(x_MK, linear)
+        return self._for(x_MK.shape[0], linear).multiply(x_MK, linear)
+
+    def _for(self, rows: int, linear: PackedLinear) -> SimExllama | SimReconstruct:
+        return self._fast if rows <= CHAINS[linear.spec.bits].fast_rows else self._reconstruct

@@ -40,6 +40,10 @@ class SimReconstruct(Kernel):
         reason = reason or refusal(spec.bits, spec.in_features, spec.group_size, _GROUP_STEP)
         return Support(ok=not reason, reason=reason)
 
+    def arithmetic(self, rows: int, linear: PackedLinear) -> str:  # noqa: ARG002
+        """Reconstruction, whatever the rows are."""
+        return PATH
+
     def multiply(self, x_MK: torch.Tensor, linear: PackedLinear) -> Product:
         """float16 [M, N] on the CPU; float32 x is rounded to float16 first, as the kernel takes no other."""
         weight = self._weights.get(linear.spec.name, lambda: half_weight(linear))

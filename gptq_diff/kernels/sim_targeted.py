@@ -36,10 +36,17 @@ class Targeted(Kernel):
         """What the simulator takes."""
         return self._whole.supports(spec)
 
+    def arithmetic(self, rows: int, linear: PackedLinear) -> str:
+        """Bounded or simulated is settled by x and the linear; what is left to the simulator is its own."""
+        whole = self._whole.arithmetic(rows, linear)
+        return f"{whole}, targeted" if self._is_fast(rows, linear) else whole
+
+    def _is_fast(self, rows: int, linear: PackedLinear) -> bool:
+        return not self._few_rows or rows <= CHAINS[linear.spec.bits].fast_rows
+
     def multiply(self, x_MK: torch.Tensor, linear: PackedLinear) -> Product:
         """float16 [M, N] on the CPU, and how it came about; float32 x is rounded to float16 first."""
-        fast = not self._few_rows or x_MK.shape[0] <= CHAINS[linear.spec.bits].fast_rows
-        if fast and can_bound(linear):
+        if self._is_fast(x_MK.shape[0], linear) and can_bound(linear):
             exact_MN = bounded_product(x_MK.detach().to("cpu", torch.float16), linear)
             if exact_MN is not None:
                 return Product(exact_MN.to(torch.float16), BOUNDED)

@@ -113,7 +113,7 @@ def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forc
         order = [(p, repeat) for repeat in repeats for p in asked.prompts]
     jobs = tuple(
         Job(
-            backend=b.name, kernel=_mode(b.kernel, asked.simulate), prompt=p.id, token_ids=p.token_ids,
+            backend=b.name, kernel=_mode(b.kernel, asked), prompt=p.id, token_ids=p.token_ids,
             max_new_tokens=asked.max_new_tokens, forced=forced.get(p.id), repeat=repeat,
             out=str(run.capture(b.name, p.id, repeat).absolute()),
             plant=None if b.name == asked.reference else asked.plant, forget=caches and p is asked.prompts[0],
@@ -134,10 +134,14 @@ def _load(asked: Asked, run: RunDir, staged: Path, backends: list[Backend], forc
     return Load(Path(first.python), staged, run.log(first.name).absolute(), asked.timeout, variables, spec)
 
 
-def _mode(kernel: str, simulate: str) -> str:
-    """The kernel mode that captures run: a simulator of the fast path is asked only where it matters, if so wanted."""
+def _mode(kernel: str, asked: Asked) -> str:
+    """The kernel mode that captures run: a simulator of the fast path is asked only where it matters, if so wanted.
+
+    A planted fault is looked for in every call.
+    """
     targeted = f"{kernel}{TARGETED}"
-    return targeted if simulate == "targeted" and targeted in SIMULATORS else kernel
+    wanted = asked.simulate == "targeted" and asked.plant is None
+    return targeted if wanted and targeted in SIMULATORS else kernel
 
 
 def worker_variables(engine: str, device: str) -> dict[str, str]:
