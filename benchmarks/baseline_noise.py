@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.faults.healthy import SplitK
 from benchmarks.faults.lab import capture, load, scratch
 from benchmarks.faults.models import texts_of
-from gptq_diff.cases.baseline import GROWTH, TYPICAL, Entry, Known, grown_in
+from gptq_diff.cases.baseline import GROWTH, SPREAD, TYPICAL, Entry, Known, grown_in
 from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.compare.judge import CapturedCall, judge_layer
 from gptq_diff.compare.judge_run import layer_weight
@@ -54,7 +54,7 @@ def figures_of(path: Path, engine: Any, order: int, out: Path) -> Figures:
             weight = layer_weight(checkpoint.packed(name).spec, checkpoint, checkpoint)
             (judged,) = judge_layer(weight, [CapturedCall(0, 0, PATH, x_MK, y_MN, None)])
             if judged.local_l2_rel is not None and judged.noise_floor:
-                linears[name] = LinearError(judged.local_l2_rel, judged.noise_floor)
+                linears[name] = LinearError(judged.local_l2_rel, judged.noise_floor, judged.error_share or 1.0)
     reader.close()
     return Figures(KERNEL, "p", "agree", {"*": PATH}, {}, linears)
 
@@ -74,7 +74,7 @@ def compared(orders: list[Figures]) -> dict[str, Any]:
         for name, one in now.linears.items():
             old = before.linears[name]
             logs.append(np.log(one.error / old.error))
-            if one.error > old.floor:
+            if one.error > old.floor * (1 + SPREAD * one.share**0.5):
                 largest = max(largest, one.error / old.error)
         count += len(logs)
         mean = max(mean, float(np.exp(np.mean(logs))))
