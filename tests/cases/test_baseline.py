@@ -162,7 +162,10 @@ def test_a_baseline_that_is_not_there_is_refused(tmp_path):
         read_baseline(tmp_path / "b.json")
 
 
-LESS_EXACT = "model.layers.2.mlp.up_proj"
+MANY_ROWS = (
+    ("[510, 40, 41, 42, 43, 44, 45, 46]", str([510, *range(40, 80)])), ("max_new_tokens = 4", "max_new_tokens = 1"),
+)  # fmt: skip
+LESS_EXACT = "model.layers.0.self_attn.k_proj"
 HEALTHY = (("gain = 8", "gain = 1"), ('"sim-gptq"]', '"hf-fp16"]'), ('["hf-fp16", ', "["))
 
 
@@ -188,26 +191,25 @@ def test_running_again_is_no_false_alarm(tmp_path, here):
 
 
 class LessExact(Fp16Kernel):
-    """The float16 kernel with rounding errors of 5e-4 more in the products of one linear."""
+    """The float16 kernel with rounding errors of 4e-4 more in the products of one linear."""
 
     def multiply(self, x_MK, linear):
         product = super().multiply(x_MK, linear)
         if linear.spec.name != LESS_EXACT:
             return product
         noise = torch.randn(product.y_MN.shape, generator=torch.Generator().manual_seed(3))
-        return replace(product, y_MN=(product.y_MN.float() * (1 + 5e-4 * noise)).to(product.y_MN.dtype))
+        return replace(product, y_MN=(product.y_MN.float() * (1 + 4e-4 * noise)).to(product.y_MN.dtype))
 
 
 def test_a_real_growth_is_caught_while_the_verdict_agrees(tmp_path, here, monkeypatch):
     """One linear's products lose one bit: below the judge's threshold, and told by the baseline."""
-    known = Baseline({}).updated([measured(tmp_path, "sound")])
+    known = Baseline({}).updated([measured(tmp_path, "sound", *MANY_ROWS)])
     monkeypatch.setattr(hf, "make_kernel", lambda name: LessExact() if name == "fp16" else make_kernel(name))
-    grown = known.compare(measured(tmp_path, "grown"))
+    grown = known.compare(measured(tmp_path, "grown", *MANY_ROWS))
     assert [s.status for s in grown.seen] == ["agree", "agree"]
     assert grown.state == FAILED
     assert {r.backend for r in grown.regressions} == {"hf-fp16"}
-    assert LESS_EXACT in {r.layer for r in grown.regressions}
-    assert {r.layer for r in grown.regressions} <= {LESS_EXACT, f"{LESS_EXACT} (decode)"}
+    assert {r.layer for r in grown.regressions} == {LESS_EXACT}
 
 
 def test_the_file_says_what_it_is(known, tmp_path):
