@@ -73,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cases": NOUNS
     | {"capture", "checkpoint", "config_file", "environment", "environments", "faults", "hosts", "jobs"}
     | {"judged_file", "log_end", "models", "presets", "processes", "prompts", "report", "session", "stage"}
-    | {"suggest", "text", "toml_file"},
+    | {"suggest", "text", "toml_file", "whole_file"},
     "ci_job": {"errors"},
     "server_probe": {"errors", "suggest", "text", "whole_file"},
     "__main__": {"cli"},

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from gptq_diff.cases.case import Case
 from gptq_diff.hosts import look_around
 from gptq_diff.presets import BackendRequest, parse_backends, preset_named
-from gptq_diff.session.asked import Asked
+from gptq_diff.session.asked import CACHING
 
 OWN = "transformers"
 """The engine that runs in gptq-diff's own interpreter."""
-NO_PREFIX_CACHE = "it needs a prefix cache, which a GPU backend has"
+NO_PREFIX_CACHE = "it needs a backend with a prefix cache, as vLLM's are"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def choose_backends(case: Case, override: str | None, interpreter: str | None) -
         requests = tuple(_under(request, interpreter) for request in requests)
     if case.reference not in {r.preset.name for r in requests}:
         requests = (BackendRequest(preset_named(case.reference)), *requests)
-    if case.prefix_cache and "prefix_cache" not in {f.name for f in fields(Asked)}:
+    if case.prefix_cache and not any(request.preset.engine in CACHING for request in requests):
         return Chosen(requests, NO_PREFIX_CACHE)
     here, skipped = look_around(), {}
     for request in requests:

@@ -16,11 +16,12 @@ from typing import Any
 import gptq_diff
 from gptq_diff.errors import UsageError
 from gptq_diff.records import ALL_LINEARS, FAILED, HELD, CaseOutcome, Figures, Regression
+from gptq_diff.whole_file import write_whole
 
 GROWTH = 1.5
 """How much a linear's error may grow: other orders of summation redraw its rounding errors."""
-EXPLAINED = 1.0
-"""Up to so many floors an error is what rounding explains, whatever it was before."""
+SPREAD = 2.0
+"""How far beyond the floor rounding takes an error that one element makes up alone, in floors."""
 TYPICAL = 1.25
 """How much the geometric mean over all linears may grow: noise averages out there."""
 ENOUGH = 8
@@ -35,11 +36,14 @@ class Known:
     high: float
     floor: float
 
-    @property
-    def allowed(self) -> float:
-        """The largest error that noise explains: by repeats where they spread more, else by GROWTH and the floor."""
+    def allowed(self, share: float) -> float:
+        """The largest error that noise explains: by repeats where they spread more, else by GROWTH and the floor.
+
+        share: of the squared error the share of its largest element. n rounding errors of one size have a norm that
+        spreads by 1 / sqrt(2 n) of itself: hardly at all for thousands, and like a single normal number for one.
+        """
         spread = self.high / self.low if self.low > 0 else 1.0
-        return max(self.high * max(GROWTH, spread), EXPLAINED * self.floor)
+        return max(self.high * max(GROWTH, spread), self.floor * (1.0 + SPREAD * math.sqrt(share)))
 
 
 @dataclass(frozen=True)
@@ -98,10 +102,7 @@ class Baseline:
                 for name, (fingerprint, entries) in sorted(self.cases.items())
             },
         }  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_whole(path, json.dumps(raw, indent=1) + "\n", parents=True)
 
 
 def grown_in(now: Figures, before: Entry | None) -> list[Regression]:
@@ -115,8 +116,9 @@ def grown_in(now: Figures, before: Entry | None) -> list[Regression]:
             continue
         if known.high > 0 and one.error > 0:
             logs.append(math.log(one.error / known.high))
-        if one.error > known.allowed:
-            grown.append(Regression(now.backend, now.prompt, name, known.high, one.error, known.allowed))
+        allowed = known.allowed(one.share)
+        if one.error > allowed:
+            grown.append(Regression(now.backend, now.prompt, name, known.high, one.error, allowed))
     grown.sort(key=lambda r: r.allowed / r.now)
     mean = math.exp(sum(logs) / len(logs)) if len(logs) >= ENOUGH else 1.0
     if mean > TYPICAL:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gptq_diff.errors import UsageError
+from gptq_diff.whole_file import write_whole
 
 FILE = "check.json"
 RUNNING, FINISHED = "running", "finished"
@@ -63,9 +64,7 @@ class CheckDir:
 
     def write(self, values: dict[str, Any]) -> None:
         """check.json, whole or not at all."""
-        part = self.root / f"{FILE}.part"
-        part.write_text(json.dumps(values, indent=1), encoding="utf-8")
-        part.replace(self.root / FILE)
+        write_whole(self.root / FILE, json.dumps(values, indent=1))
 
     def finish(self, values: dict[str, Any]) -> None:
         """check.json of a check that has come to its end."""

@@ -7,6 +7,8 @@ from pathlib import Path
 from gptq_diff.judged_file import read_judged
 from gptq_diff.records import Figures, Judgement, LinearError, Report, Result
 
+DECODING = " (decode)"
+"""Behind a linear's name: its calls of single rows, whose few elements spread more than a prefill's."""
 SIZED = frozenset({"ok", "diverged"})
 """Kinds of which the local error has a size."""
 
@@ -19,10 +21,10 @@ def figures_of(root: Path, report: Report) -> tuple[Figures, ...]:
 def _figures(root: Path, result: Result) -> Figures:
     worst: dict[str, LinearError] = {}
     for judgement in read_judged(root / "judged" / result.backend / f"{result.prompt}.jsonl"):
-        one = _error(judgement)
-        known = worst.get(judgement.stored)
+        name = judgement.stored if judgement.step == 0 else f"{judgement.stored}{DECODING}"
+        one, known = _error(judgement), worst.get(name)
         if one is not None and (known is None or one.ratio > known.ratio):
-            worst[judgement.stored] = one
+            worst[name] = one
     return Figures(result.backend, result.prompt, result.status, result.kernel, result.versions, worst)
 
 
@@ -30,4 +32,4 @@ def _error(judgement: Judgement) -> LinearError | None:
     error, floor = judgement.local_l2_rel, judgement.noise_floor
     if judgement.kind not in SIZED or error is None or not floor:
         return None
-    return LinearError(error, floor)
+    return LinearError(error, floor, 1.0 if judgement.error_share is None else judgement.error_share)

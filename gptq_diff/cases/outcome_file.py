@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 
 from gptq_diff.records import CaseOutcome
+from gptq_diff.whole_file import write_whole
 
 FILE = "outcome.json"
 
 
 def write_outcome(outcome: CaseOutcome, place: Path) -> None:
     """Whole or not at all, so that a case without one has not finished."""
-    part = place / f"{FILE}.part"
-    part.write_text(json.dumps(outcome.to_json(), indent=1), encoding="utf-8")
-    part.replace(place / FILE)
+    write_whole(place / FILE, json.dumps(outcome.to_json(), indent=1))
 
 
 def read_outcome(place: Path) -> CaseOutcome | None:

@@ -115,15 +115,13 @@ def _run(
 
 
 def _asked(case: Case, chosen: Chosen, planted: Planted, source: PromptSource, settings: RunSettings) -> Asked:
-    asked = prepare(
+    return prepare(
         planted.loaded, None if planted.sound == planted.loaded else planted.sound, source, io.BytesIO(),
         chosen.names, case.reference, trust_remote_code=False, capture="stats",
         max_new_tokens=case.max_new_tokens, repeats=case.repeats, teacher_force=case.teacher_force,
         device=settings.device, tensor_parallel=settings.tensor_parallel, timeout=settings.timeout,
-        seed=settings.seed, experiments=OFF, workarounds=OFF, plant=planted.plant,
+        seed=settings.seed, experiments=OFF, workarounds=OFF, plant=planted.plant, prefix_cache=case.prefix_cache,
     )  # fmt: skip
-    more = {"prefix_cache": True} if case.prefix_cache else {}
-    return replace(asked, **more)  # type: ignore[arg-type]
 
 
 def judged(case: Case, report: Report, root: Path, outcome: CaseOutcome) -> CaseOutcome:

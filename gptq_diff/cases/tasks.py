@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gptq_diff.cases.case import Case
 from gptq_diff.errors import UsageError
+from gptq_diff.whole_file import write_whole
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,7 @@ def done_file(folder: Path, number: int) -> Path:
 
 def hand_out(task: Task | None, folder: Path, number: int) -> None:
     """Whole or not at all; None ends the process."""
-    part = folder / f"part-{number}"
-    part.write_text(json.dumps(None if task is None else asdict(task)), encoding="utf-8")
-    part.replace(task_file(folder, number))
+    write_whole(task_file(folder, number), json.dumps(None if task is None else asdict(task)))
 
 
 def handed_out(folder: Path, number: int) -> Task | None:

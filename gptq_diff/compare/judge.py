@@ -155,6 +155,7 @@ def _judgement(layer: str, call: CapturedCall, f: _CallFigures, i: int) -> Judge
         worst_row=f.worst_row[i] if judged else None,
         inherited_l2_rel=f.inherited[i], input_absmax=f.x_absmax[i], exact_absmax=f.exact_absmax[i],
         output_absmax=f.y_absmax[i], max_abs=f.max_abs[i],
+        error_share=min(1.0, (f.max_abs[i] / f.error[i]) ** 2) if judged and f.error[i] > 0 else None,
     )  # fmt: skip
 
 

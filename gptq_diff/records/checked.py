@@ -74,11 +74,13 @@ class Checked:
 class LinearError:
     """The local error of one linear over a run, for a baseline: relative l2, and what its kernel's rounding explains.
 
-    Of the call with the largest share of the two; calls without a size are left out.
+    Of the call in which the first is largest beside the second; calls without a size are left out. share: of the
+    squared error the share of its largest element; 1 where it is not known.
     """
 
     error: float
     floor: float
+    share: float = 1.0
 
     @property
     def ratio(self) -> float:

@@ -28,6 +28,8 @@ class Judgement:
     inherited_l2_rel: norm of (x - reference's x) over norm of the reference's x; None when not comparable.
     input_absmax, exact_absmax, output_absmax: largest finite magnitudes; max_abs: largest |y - exact|.
     part: "" for the whole linear, else the rank's number or the path of a step that is no kernel's.
+    error_share: of the squared error the share that its largest element has: 1 where one element is all of it; None
+    where it is not known.
     """
 
     layer: str
@@ -52,6 +54,7 @@ class Judgement:
     output_absmax: float
     max_abs: float
     part: str = ""
+    error_share: float | None = None
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Judgement:

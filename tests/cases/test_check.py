@@ -164,7 +164,7 @@ def test_a_regression_fails_a_case_that_held(tmp_path, cases):
     """The baseline is looked at when all expectations hold."""
 
     def outcome(error):
-        figures = Figures("hf-fp16", "short", "agree", {}, {}, {"l": LinearError(error, 4e-4)})
+        figures = Figures("hf-fp16", "short", "agree", {}, {}, {"l": LinearError(error, 4e-4, 1e-4)})
         return CaseOutcome("a", HELD, figures=(figures,), fingerprint="f")
 
     known = Baseline({}).updated([outcome(5e-4)])

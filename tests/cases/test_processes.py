@@ -113,10 +113,10 @@ def blinded(to):
     package = Path(gptq_diff.__file__).parent
     shutil.copytree(package, to / "gptq_diff", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(package.parent / "cases", to / "cases")
-    judge = to / "gptq_diff" / "compare" / "figures.py"
-    text = judge.read_text(encoding="utf-8")
+    floors = to / "gptq_diff" / "numerics" / "floors.py"
+    text = floors.read_text(encoding="utf-8")
     assert text.count("\nFACTOR = 3.0\n") == 1
-    judge.write_text(text.replace("\nFACTOR = 3.0\n", "\nFACTOR = 3.0e30\n"), encoding="utf-8")
+    floors.write_text(text.replace("\nFACTOR = 3.0\n", "\nFACTOR = 3.0e30\n"), encoding="utf-8")
     return to
 
 
