@@ -47,7 +47,8 @@ class Finding:
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Finding:
         """From what `asdict` gave; TypeError or KeyError for anything else."""
-        sums = PartialSums.from_json(raw["sums"]) if raw.get("sums") else None
+        sums = raw["sums"] if "sums" in raw else None  # runs of before had none
+        sums = PartialSums.from_json(sums) if sums else None
         return cls(**{**raw, "evidence": tuple(raw["evidence"]), "sums": sums})
 
 
