@@ -47,8 +47,8 @@ class Finding:
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Finding:
         """From what `asdict` gave; TypeError or KeyError for anything else."""
-        sums = raw["sums"] if "sums" in raw else None  # runs of before had none
-        sums = PartialSums.from_json(sums) if sums else None
+        raw = {**raw}  # a TypeError for what is no mapping, before anything is asked of it
+        sums = PartialSums.from_json(raw["sums"]) if raw.get("sums") else None
         return cls(**{**raw, "evidence": tuple(raw["evidence"]), "sums": sums})
 
 
