@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from gptq_diff.cli.threads import wait_without_spinning
 
 wait_without_spinning()  # test processes share the cores; before anything imports torch
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job of a shell's background, whose children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -47,6 +47,7 @@ class Finding:
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Finding:
         """From what `asdict` gave; TypeError or KeyError for anything else."""
+        raw = {**raw}  # a TypeError for what is no mapping, before anything is asked of it
         sums = PartialSums.from_json(raw["sums"]) if raw.get("sums") else None
         return cls(**{**raw, "evidence": tuple(raw["evidence"]), "sums": sums})
 

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from itertools import combinations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gptq_diff.reduce.ddmin import ddmin, shortest_prefix
 
 
@@ -35,3 +38,33 @@ def test_a_limit_of_calls_gives_what_was_reached() -> None:
 def test_the_prefix_ends_where_it_begins_to_fail() -> None:
     for border in range(1, 33):
         assert shortest_prefix(range(32), lambda kept, border=border: len(kept) >= border) == list(range(border))
+
+
+@given(st.integers(1, 24), st.data())
+def test_of_any_culprits_a_smallest_set_is_left(count: int, data: st.DataObject) -> None:
+    """Several sets of items, any of which fails wherever it is whole: one of them is left, in order, and no more."""
+    sets = st.sets(st.integers(0, count - 1), min_size=1, max_size=5)
+    culprits = data.draw(st.lists(sets, min_size=1, max_size=4))
+
+    def fails(kept: list[int]) -> bool:
+        return any(culprit <= set(kept) for culprit in culprits)
+
+    kept = ddmin(range(count), fails)
+    assert kept == sorted(set(kept))
+    assert set(kept) in culprits
+    assert not any(fails([i for i in kept if i != one]) for one in kept)
+
+
+@given(st.lists(st.integers(-5, 9), min_size=1, max_size=40), st.integers(1, 30))
+def test_a_prefix_that_fails_has_none_one_shorter_that_does(values: list[int], border: int) -> None:
+    """Also where the sum goes up and down on the way: what is returned fails, and one item less passes."""
+
+    def fails(kept: list[int]) -> bool:
+        return sum(kept) >= border
+
+    if not fails(values):
+        return
+    prefix = shortest_prefix(values, fails)
+    assert prefix == values[: len(prefix)]
+    assert fails(prefix)
+    assert len(prefix) == 1 or not fails(prefix[:-1])

@@ -23,24 +23,24 @@ MOST = 2
 
 def reports(texts: Sequence[str]) -> st.SearchStrategy[Report]:
     """Reports whose every string is one of `texts` or random characters, names of statuses and layers apart."""
-    return st.integers(0, 2**32).map(lambda seed: _Maker(random.Random(seed), texts).value("", Report))
+    return st.integers(0, 2**32).map(lambda seed: Maker(random.Random(seed), texts).value("", Report))
 
 
-class _Maker:
+class Maker:
     def __init__(self, rng: random.Random, texts: Sequence[str]) -> None:
-        self._rng, self._texts = rng, texts
+        self.rng, self._texts = rng, texts
 
     def value(self, name: str, kind: Any) -> Any:
         """Something of that type; of fields whose meaning is narrower, something that readers may rely on."""
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         if origin in (types.UnionType, typing.Union):
-            return self.value(name, self._rng.choice(arguments))
+            return self.value(name, self.rng.choice(arguments))
         if origin is tuple and arguments[-1] is Ellipsis:
-            return tuple(self.value("", arguments[0]) for _ in range(self._rng.randint(0, MOST)))
+            return tuple(self.value("", arguments[0]) for _ in range(self.rng.randint(0, MOST)))
         if origin is tuple:
             return tuple(self.value("", each) for each in arguments)
         if origin is dict:
-            pairs = range(self._rng.randint(0, MOST))
+            pairs = range(self.rng.randint(0, MOST))
             return {self.value("", arguments[0]): self.value("", arguments[1]) for _ in pairs}
         if kind is PartialSums:
             return self._sums()
@@ -51,14 +51,14 @@ class _Maker:
 
     def _sums(self) -> PartialSums:
         """As many sums as channels, one at least; in float16 as many or none."""
-        rng = self._rng
+        rng = self.rng
         count = rng.randint(1, 4)
         exact = tuple(rng.choice((0.0, -7e4, 81204.0)) for _ in range(count))
         half = tuple(rng.choice((None, 0.0, 65504.0)) for _ in range(count)) if rng.random() < 0.5 else ()
         return PartialSums(rng.choice(self._texts), 0, 260, tuple(range(count)), exact, half)
 
     def _plain(self, name: str, kind: Any) -> Any:
-        rng = self._rng
+        rng = self.rng
         if kind is str:
             return {"status": rng.choice(STATUSES), "layer": rng.choice(LAYERS)}.get(name) or rng.choice(self._texts)
         if kind is int:
