@@ -158,10 +158,8 @@ class Msprobe(Tool):
         from msprobe.pytorch import PrecisionDebugger
 
         config = self.out.with_suffix(".json")
-        asked = {
-            "task": self.task, "dump_path": str(self.out), "rank": [], "step": [], "level": "mix",
-            "async_dump": False, self.task: {"scope": [], "list": [], "data_mode": ["all"], "summary_mode": "statistics"},
-        }  # fmt: skip
+        how = {"scope": [], "list": [], "data_mode": ["all"], "summary_mode": "statistics"}
+        asked = {"task": self.task, "dump_path": str(self.out), "rank": [], "step": [], "level": "mix", self.task: how}
         config.write_text(json.dumps(asked), encoding="utf-8")
         PrecisionDebugger._instance = None
         with contextlib.redirect_stdout(io.StringIO()):
@@ -217,7 +215,7 @@ class Nnsight(Tool):
 
         self.traced = NNsight(model)
 
-    def once(self, forward: Forward) -> None:
+    def once(self, forward: Forward) -> None:  # noqa: ARG002  a trace is a forward of its own
         """In order of execution, as a trace must ask for them."""
         from safetensors.torch import save_file
 
