@@ -43,19 +43,23 @@ class PlantedKernel:
             return product
         if name in self._misread:
             product = self._other.multiply(x_MK, as_read(linear, self._misread[name]))
-        x, y = x_MK.detach().float().numpy(), product.y_MN.float().numpy()
+        x, y = x_MK.detach().float().cpu().numpy(), product.y_MN.float().cpu().numpy()
         for fault, spoil in self._spoil.get(name, []):
             with np.errstate(over="ignore", invalid="ignore"):
                 before, y = y.astype(np.float64), spoil(x, y)
                 fault.changes.setdefault(name, []).append(y - before)
-        given = torch.from_numpy(np.ascontiguousarray(y, dtype=np.float32)).to(product.y_MN.dtype)
+        given = torch.from_numpy(np.ascontiguousarray(y, dtype=np.float32)).to(product.y_MN)
         return dataclasses.replace(product, y_MN=given)
 
 
 def as_read(linear: Any, damaged: Linear) -> Any:
     """The engine's own record of the linear with the damaged arrays in it."""
     plain = np.arange(damaged.rows) // damaged.group_size
-    g_idx = None if np.array_equal(damaged.g_idx, plain) else torch.from_numpy(damaged.g_idx.copy())
+    device = linear.qweight.device
+    g_idx = None if np.array_equal(damaged.g_idx, plain) else torch.from_numpy(damaged.g_idx.copy()).to(device)
     spec = dataclasses.replace(linear.spec, format="gptq" if damaged.offset else "gptq_v2")
-    arrays = {k: torch.from_numpy(np.ascontiguousarray(getattr(damaged, k))) for k in ("qweight", "qzeros", "scales")}
+    arrays = {
+        k: torch.from_numpy(np.ascontiguousarray(getattr(damaged, k))).to(device)
+        for k in ("qweight", "qzeros", "scales")
+    }
     return dataclasses.replace(linear, spec=spec, g_idx=g_idx, **arrays)

@@ -45,7 +45,7 @@ def start_record(asked: Asked, model: Checkpoint, judge: Checkpoint) -> RunRecor
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         state="running", model=_info(model, full_hash=asked.full_hash),
         reference_model=_info(judge, full_hash=asked.full_hash) if judge is not model else None,
-        environment=environment(), reference=asked.reference,
+        environment=_environment(asked), reference=asked.reference,
         backends=tuple(BackendRecord(b.name, b.engine, b.kernel, b.dtype, b.python) for b in asked.backends),
         quantized=tuple(s.name for s in judge.layers) + tuple(s.name for s in judge.skipped),
         not_read={s.name: s.reason for s in judge.skipped}, capture=asked.capture,
@@ -54,6 +54,14 @@ def start_record(asked: Asked, model: Checkpoint, judge: Checkpoint) -> RunRecor
         original=None if asked.original is None else original_info(asked.original, full_hash=asked.full_hash),
         sweep=asked.sweep, prefix_cache=asked.prefix_cache, simulate=asked.simulate,
     )  # fmt: skip
+
+
+def _environment(asked: Asked) -> dict[str, str | None]:
+    """What this runs on; a fault that is planted is told with it, so that nobody takes it for the engine's own."""
+    facts = environment()
+    if asked.plant is not None:
+        facts["planted"] = f"{asked.plant.kind} in the kernels of all but the reference, at {asked.plant.layer}"
+    return facts
 
 
 def _info(checkpoint: Checkpoint, *, full_hash: bool) -> ModelInfo:
