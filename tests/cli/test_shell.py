@@ -477,6 +477,7 @@ class TestOptions:
         assert names == {
             *("--model", "--reference-model", "--prompt-file", "--backends", "--reference", "--out", "--overwrite"),
             *("--capture", "--capture-budget", "--max-new-tokens", "--repeats", "--teacher-force", "--system"),
+            "--prefix-cache",
             *(
                 "--no-chat-template",
                 "--trust-remote-code",
