@@ -11,7 +11,7 @@ from gptq_diff.compare.figures import LARGEST_HALF
 from gptq_diff.diagnose.case import Case, case_of
 from gptq_diff.diagnose.common_factor import common_factor
 from gptq_diff.diagnose.mixing import slice_rows
-from gptq_diff.diagnose.mosaic import mosaic, patterns_of, searched_beneath
+from gptq_diff.diagnose.mosaic import mosaic, mostly, patterns_of, searched_beneath
 from gptq_diff.diagnose.overflow.accumulators import explain_lost
 from gptq_diff.diagnose.overflow.base import Lost
 from gptq_diff.diagnose.rounded_result import rounded_result
@@ -33,6 +33,8 @@ AS_GOOD = 1.25
 
 FEW_CAUSES = 2
 """With more, columns are looked at one by one: what one hypothesis has spoiled may have been mended by another."""
+MOST_WRONG = 0.1
+"""Share of the columns that a simpler explanation may leave wrong, if something else explains them."""
 PIECED = 0.8
 """Confidence where columns had to be explained apart."""
 
@@ -105,6 +107,12 @@ def explain_values(case: Case) -> list[Finding]:
         return findings_of(case, search, pieced, PIECED, None)
     if not search.suffices(best):
         return [unknown(case, search, best)]
+    simple = simpler(search, states)
+    if simple is not None:
+        found = findings_of(case, search, simple, 0.95, None)
+        under = beneath(case, search, simple, {f.cause for f in found})
+        if under:
+            return found + under
     equal = [s for s in states[1:] if _as_good(s, best) and causes_of(s).isdisjoint(causes_of(best))]
     found = findings_of(case, search, best, 0.5 if equal else 0.95, _next_best(search, states))
     for state in equal[:1]:
@@ -123,6 +131,16 @@ def fewer_causes(search: Search, states: list[State]) -> State | None:
     return pieced
 
 
+def simpler(search: Search, states: list[State]) -> State | None:
+    """A state that says of all columns what the best one says of some groups or columns, and is wrong in a few."""
+    best = states[0]
+    if search.whole(best) is not None:
+        return None
+    families = {a.variant.family for a in best.applied}
+    alike = (s for s in states[1:] if {a.variant.family for a in s.applied} == families and search.whole(s) is not None)
+    return next((s for s in alike if s.wrong <= MOST_WRONG * len(search.columns)), None)
+
+
 def beneath(case: Case, search: Search, best: State, known: set[str]) -> list[Finding]:
     """What else is wrong in a few columns, beneath something that is wrong in all of them, or in some."""
     whole = search.whole(best)
@@ -135,11 +153,16 @@ def beneath(case: Case, search: Search, best: State, known: set[str]) -> list[Fi
         return []
     worse = worse[: SAMPLE[0]]
     inner = Search(case.of_columns(worse), worse, whole)
-    state = inner.run()[0]
-    added = state.applied[len(whole) :]
-    if not added or not inner.suffices(state):
-        return []
-    return beneath_findings(case, inner, replace(state, applied=added), len(worse), known)
+    states = inner.run()
+    state, columns = states[0], len(worse)
+    if not inner.suffices(state):
+        state, columns = mosaic(inner, states) or state, len(worse)
+    if not inner.suffices(state):
+        state, mask_C = mostly(inner, states)
+        columns = int(mask_C.sum())
+        if 2 * columns < len(worse):
+            return []
+    return beneath_findings(case, inner, state, columns, known)
 
 
 def beneath_some(case: Case, search: Search, best: State, known: set[str]) -> list[Finding]:

@@ -57,12 +57,24 @@ def mosaic(search: Search, states: Sequence[State]) -> State | None:
         applied += [a.in_columns(mask_C) for a in state.applied if bool((a.which_BC[:, mask_C] >= 0).any())]
     if bool(rest_C.any()):
         under = searched_beneath(search, [(), *patterns_of(shared)], rest_C)
-        if under is None:
-            return None
-        error2_C[rest_C], floor2_C[rest_C] = under[1].error2_C, under[1].floor2_C
-        applied += under[1].applied
+        if under is not None:
+            error2_C[rest_C], floor2_C[rest_C] = under[1].error2_C, under[1].floor2_C
+            applied += under[1].applied
+        else:  # what explains others may leave little of them, though more than rounding
+            for state, _ in shared:
+                better_C = rest_C & (state.error2_C / state.floor2_C < error2_C / floor2_C)
+                error2_C[better_C], floor2_C[better_C] = state.error2_C[better_C], state.floor2_C[better_C]
     whole = State(search.start.parts, (), tuple(applied), error2_C, floor2_C)
     return whole if search.suffices(whole) else None
+
+
+def mostly(search: Search, states: Sequence[State]) -> tuple[State, torch.Tensor]:
+    """The state that explains most of the bad columns, and these (bool [C])."""
+    bad_C = search.start.bad_C
+    if len(search.case.rows_M) < FEW_ROWS:
+        return search.start, torch.zeros_like(bad_C)
+    taken = _most(search, [state for state in states if state is not search.start and state.applied], bad_C)
+    return (search.start, torch.zeros_like(bad_C)) if taken is None else taken
 
 
 def _explained(search: Search, state: State) -> torch.Tensor:

@@ -110,14 +110,16 @@ class Search:
         return None if partial or state.parts.dense else tuple(a.variant for a in state.applied)
 
     def worse_columns(self, variants: Sequence[Variant], columns: torch.Tensor) -> torch.Tensor:
-        """int64: of these columns those that still err beyond rounding where the variants hold everywhere."""
+        """int64: of these columns those in which more than rounding is left where the variants hold everywhere."""
         other = Search(self.case, columns, variants)
         return columns[self.worse(other.start)]
 
     def worse(self, state: State) -> torch.Tensor:
-        """Columns (bool [C]) in which the state leaves more than rounding; with many rows that is seen sooner."""
-        many = len(self.case.rows_M) >= MANY_ROWS
-        return state.error2_C > (SEEN if many else FACTOR) ** 2 * state.floor2_C
+        """Columns (bool [C]) in which the state leaves more than rounding; where none stands out, less will do."""
+        plainly_C = state.error2_C > FACTOR**2 * state.floor2_C
+        if bool(plainly_C.any()) or len(self.case.rows_M) < MANY_ROWS:
+            return plainly_C
+        return state.error2_C > SEEN**2 * state.floor2_C
 
     def share(self, state: State) -> float:
         """Share of the squared error that the state explains of the columns that err, each in units of its rounding."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from gptq_diff.faults import pick
@@ -16,8 +18,12 @@ def plant(site: Site) -> Fault:
     zeros = linear.zeros()
     low, high = linear.offset, linear.offset + 2**linear.bits - 1
     step = int(rng.choice([-1, 1]))
+    if site.size > 0.75 and site.way == "engine":
+        step = -1 if linear.offset else 1
+        read = replace(linear, offset=1 - linear.offset).with_zeros(zeros + step)
+        return of_weights(site, KIND, f"every zero point {step:+d}: one version read as the other", read)
     if site.size > 0.75:
-        shifted, what = zeros + step, f"every zero point {step:+d}: one version read as the other"
+        shifted, what = zeros + step, f"every zero point {step:+d} that the format can store"
     else:
         at_groups, at_columns = pick.groups(site), pick.columns(site)
         where = at_groups[:, None] & at_columns[None, :]

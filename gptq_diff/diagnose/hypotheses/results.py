@@ -14,6 +14,8 @@ BORDERLINE = 24.0
 3e-4 one in 25 goes the other way, by a step of 2^-8 to 2^-7."""
 OFTEN = 4
 """Outputs of one and the same largest magnitude that are no chance."""
+FEWEST_OF_COLUMN = 8
+"""Outputs of a column from which it is told apart by their bits."""
 FEWEST = 24
 """Outputs from which their bits are evidence: of halves one in eight is a bfloat16 by chance."""
 
@@ -68,13 +70,19 @@ def cut_off(case: Case) -> Iterator[Variant]:
 
 @hypothesis
 def bfloat16_result(case: Case) -> Iterator[Variant]:
-    """All outputs (of the columns that err) are values that bfloat16 holds."""
-    values = suspect_outputs(case)
+    """All outputs of columns that err are values that bfloat16 holds; such columns among them, where not all are so."""
+    size_MN = case.y_MN.abs()
+    told_MN = case.known_MN & (size_MN < size_MN.max()) & (size_MN >= 2.0**-14)
+    brain_N = ((case.y_MN.to(torch.bfloat16).float() == case.y_MN) | ~told_MN).all(dim=0)
+    brain_N = brain_N & case.suspects & (told_MN.sum(dim=0) >= FEWEST_OF_COLUMN)
+    values = case.y_MN[told_MN & (case.suspects if bool(brain_N[case.suspects].all()) else brain_N)]
     if not are_bfloat16(values):
         return
+    alone = int(brain_N.sum()) < int(case.suspects.sum())
 
-    def rounded(y_MC: torch.Tensor, _columns: torch.Tensor) -> torch.Tensor:
-        return y_MC.to(torch.bfloat16).float()
+    def rounded(y_MC: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        brain_MC = y_MC.to(torch.bfloat16).float()
+        return torch.where(brain_N[columns], brain_MC, y_MC) if alone else brain_MC
 
     says = f"the result had been rounded to bfloat16 (all {values.numel():,} outputs looked at are such values)"
     yield Variant("bfloat16-result", "dtype", says, after=rounded, looser=BORDERLINE)
