@@ -1,8 +1,8 @@
 """Where shipped chunks wait for the sink: in order, within a bound, handled beside the engine or by itself.
 
 Python's interpreter lock is shared with the engine, whose process is what a prefill waits for. So the thread does
-nothing while a step runs and there is room, and works when it is woken: between steps, when half the room is used up,
-and at the end.
+nothing while a step runs and there is room, and works when it is woken: between steps once half the room is used up,
+where there is none left, and at the end.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Callable, Generic, TypeVar
 
 Item = TypeVar("Item")
+MANY = 512
+"""Items that may wait whatever they hold."""
 
 
 class Drain(Generic[Item]):
@@ -34,12 +36,14 @@ class Drain(Generic[Item]):
         self.waited = 0
 
     def put(self, item: Item, nbytes: int) -> None:
-        """Let it wait. Raises what `work` raised before."""
+        """Let it wait."""
         with self._changed:
             self._items.append((item, nbytes))
             self._held += nbytes
-            crowded = self._held > self._most // 2
-        if crowded:
+
+    def wake_if_crowded(self) -> None:
+        """Work off what waits where that is much. Raises what `work` raised before."""
+        if self._held > self._most // 2 or len(self._items) > MANY:
             self.wake()
 
     def room_for(self, nbytes: int) -> None:

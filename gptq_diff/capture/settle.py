@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gptq_diff.capture.call import Call, Sink, stored_name
-from gptq_diff.capture.staging import Chunk, Staged
+from gptq_diff.capture.call import Call, Sink
+from gptq_diff.capture.stage import AsStaged
+from gptq_diff.capture.staging import Chunk
 from gptq_diff.numerics.magnitude import Magnitude, magnitude
 
 _INFINITE = float("inf")
@@ -30,37 +31,35 @@ class Settling:
         for call, indexes in zip(chunk.calls, chunk.indexes):
             self._hand_on(chunk, call, indexes, largest)
 
-    def _hand_on(self, chunk: Chunk, call: Staged, indexes: tuple[int, ...], largest: npt.NDArray[np.float32]) -> None:
+    def _hand_on(
+        self, chunk: Chunk, call: AsStaged, indexes: tuple[int, ...], largest: npt.NDArray[np.float32]
+    ) -> None:
         """Every linear of one kernel call."""
-        wanted, widths = self._sink.wants_tensors, call.parts.widths
-        rows, inner = call.shape
-        border = call.offset + (rows * inner if call.own_x else 0)
+        site, offset, (rows, inner), (out_rows, columns), own_x = call
+        wanted, widths = self._sink.wants_tensors, site.parts.widths
+        border = offset + (rows * inner if own_x else 0)
         x_MK = None
-        if call.own_x:
-            top = float(largest[call.offset // chunk.width : border // chunk.width].max(initial=0.0))
+        if own_x:
+            top = float(largest[offset // chunk.width : border // chunk.width].max(initial=0.0))
             if wanted or not top < _INFINITE:
-                x_MK = _values(chunk)[call.offset : border].view(rows, inner)
+                x_MK = chunk.values[offset:border].view(rows, inner)
             self._x_size = Magnitude(top, 0, 0) if top < _INFINITE or x_MK is None else magnitude(x_MK)
-            self._x_name = stored_name(call.parts.layers[0], call.part)
-        tops = _by_part(largest[border // chunk.width :], call.out_rows, widths, chunk.width)
+            self._x_name = site.stored[0]
+        tops = _by_part(largest[border // chunk.width :], out_rows, widths, chunk.width)
         finite = all(top < _INFINITE for top in tops)  # False where one is NaN
         parts: tuple[torch.Tensor, ...] = ()
         if wanted or not finite:
-            end = border + call.out_rows * sum(widths)
-            parts = torch.split(_values(chunk)[border:end].view(call.out_rows, -1), list(widths), dim=1)
-        for i, (layer, top) in enumerate(zip(call.parts.layers, tops)):
-            y_MN = parts[i].contiguous() if parts else None
-            y_size = Magnitude(top, 0, 0) if finite or y_MN is None else magnitude(y_MN)
-            own = call.own_x and i == 0  # the others of a fused kernel share it with the first
+            y_MN = chunk.values[border : border + out_rows * columns].view(out_rows, columns)
+            parts = (y_MN,) if len(widths) == 1 else torch.split(y_MN, list(widths), dim=1)
+        for i, (layer, top) in enumerate(zip(site.parts.layers, tops)):
+            own_y_MN = parts[i].contiguous() if parts else None
+            y_size = Magnitude(top, 0, 0) if finite or own_y_MN is None else magnitude(own_y_MN)
+            own = own_x and i == 0  # the others of a fused kernel share it with the first
             told = Call(
-                chunk.step, indexes[i], layer, call.path, rows, inner, widths[i], self._x_size, y_size,
-                None if own else self._x_name, call.part, call.first,
+                chunk.step, indexes[i], layer, site.path, rows, inner, widths[i], self._x_size, y_size,
+                None if own else self._x_name, site.part, site.first,
             )  # fmt: skip
-            self._sink.take(told, x_MK if wanted and own else None, y_MN if wanted else None)
-
-
-def _values(chunk: Chunk) -> torch.Tensor:
-    return chunk.values if chunk.landed is None else chunk.landed
+            self._sink.take(told, x_MK if wanted and own else None, own_y_MN if wanted else None)
 
 
 def _by_part(largest: npt.NDArray[np.float32], out_rows: int, widths: tuple[int, ...], unit: int) -> tuple[float, ...]:

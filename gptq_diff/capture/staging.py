@@ -6,7 +6,8 @@ chunk; a full chunk costs a few more, on a stream of its own: one that finds its
 pinned host memory (gptq_diff.capture.lanes). What is said of the calls is found out later, from there.
 
 Memory: at most STAGED chunks of CHUNK_BYTES on the GPU, at most RING_BYTES in host memory; where a sink is slower than
-that, the engine waits for it. A call larger than a chunk has a chunk of its size.
+that, the engine waits for it. A call larger than a chunk has a chunk of its size. Where it is known what a step will
+stage, its last chunks are ever smaller, since the copy of the last one is waited for.
 """
 
 from __future__ import annotations
@@ -19,59 +20,45 @@ from typing import Callable, NamedTuple
 import torch
 
 from gptq_diff.capture.bias_step import BiasStep
-from gptq_diff.capture.call import Fused
 from gptq_diff.capture.drain import Drain
 from gptq_diff.capture.lanes import Lane, Shipped, lane_of
+from gptq_diff.capture.stage import AsStaged, Site, Stage, Strip
 from gptq_diff.errors import CaptureError
 
-CHUNK_BYTES = 32 * 2**20
-STAGED = 4
+CHUNK_BYTES = 128 * 2**20
+STAGED = 5
 RING_BYTES = 2**30
-
-
-class Staged(NamedTuple):
-    """One kernel call in a chunk (a tuple: a dataclass takes longer to make).
-
-    parts, path, part, first: as in capture.call.Call, of all linears of the call.
-    shape: of x, (M, K). out_rows: rows of y; as many as of x for a product, fewer for a step after it.
-    offset: of its first value. own_x: whether x lies there, before y; else it is that of the call before.
-    """
-
-    parts: Fused
-    path: str
-    part: str
-    first: int
-    shape: tuple[int, ...]
-    out_rows: int
-    offset: int
-    own_x: bool
-
-    @property
-    def unit(self) -> int:
-        """What divides the columns of its tensors."""
-        return gcd(self.shape[1], self.parts.unit) if self.own_x else self.parts.unit
+LEAST_BYTES = 8 * 2**20
+"""Of the last chunk of a step."""
 
 
 @dataclass
 class Chunk:
     """Some calls of one step, in order.
 
-    values: the memory beside the engine that they are staged in; empty once it is used again. room: values it holds.
-    width: what divides every tensor's columns. indexes: the places of every call's linears in the step.
-    after: biases with their places, handed on after the calls.
+    strip: the memory beside the engine that they are staged in; None once it is used again. used: values there.
+    width: what divides every tensor's columns. indexes: the places of every call's linears in
+    the step. after: biases with their places, handed on after the calls.
     landed: the same values in host memory; None where that is not wanted.
     """
 
     step: int
-    values: torch.Tensor
-    room: int
-    calls: list[Staged] = field(default_factory=list)
+    strip: Strip | None = None
+    calls: list[AsStaged] = field(default_factory=list)
     used: int = 0
     width: int = 0
     indexes: list[tuple[int, ...]] = field(default_factory=list)
     after: list[tuple[int, BiasStep]] = field(default_factory=list)
     landed: torch.Tensor | None = None
     shipped: Shipped | None = None
+
+    @property
+    def values(self) -> torch.Tensor:
+        """What is staged, in host memory if it is there."""
+        if self.landed is not None:
+            return self.landed
+        assert self.strip is not None, "what is needed of a chunk is kept before its strip is used again"
+        return self.strip.values
 
     def arrive(self) -> None:
         """Wait until what was shipped of it is there."""
@@ -80,10 +67,14 @@ class Chunk:
 
 
 class _Last(NamedTuple):
-    """The input last seen: the engine's tensor (held, so that its address is not used again) and its copy."""
+    """The input last seen here: the engine's tensor (held, so that its address is not used again) and its copy.
+
+    calls: of the chunk, with it; another number means that calls came in between.
+    """
 
     x_MK: torch.Tensor
     copy: torch.Tensor
+    calls: int
 
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -95,68 +86,75 @@ class Staging:
 
     settle: called once a chunk is to be worked off; it has to wait for `shipped` first.
     number: gives every call of a chunk that is about to leave its places in the step.
+    stage: where calls are put; others may put some there too, as far as there is room.
     wants_tensors: whether all values land in host memory; else their largest alone.
     beside: whether a thread of its own calls `settle`.
+    expected: values that a whole step will stage, 0 where that is not known.
     """
 
     def __init__(
-        self, settle: Callable[[Chunk], None], number: Callable[[Chunk], None], *, wants_tensors: bool, beside: bool
-    ) -> None:
+        self, settle: Callable[[Chunk], None], number: Callable[[Chunk], None], stage: Stage, *, wants_tensors: bool,
+        beside: bool,
+    ) -> None:  # fmt: skip
         self._number = number
+        self._stage = stage
         self._wants = wants_tensors
         self._lane: Lane | None = None
-        self._chunk: Chunk | None = None
         self._last: _Last | None = None
         self._away: deque[Chunk] = deque()  # whose memory on the GPU is to be used again, the oldest first
         self._step = -1
+        self._newest: Shipped | None = None
         self._changed: list[torch.Tensor] = []
+        self._gone = 0  # values of this step that have left
+        self.expected = 0
         self.drain: Drain[Chunk] = Drain(settle, RING_BYTES, beside=beside)
 
-    def begin_step(self, step: int) -> None:
+    def begin_step(self, step: int, expected: int = 0) -> None:
         """What was shipped of the step before may be worked off."""
-        self._step, self._last = step, None
-        self.drain.wake()
+        self._step, self._last, self._gone, self.expected = step, None, 0, expected
+        while self._away:
+            self._reclaim(self._away.popleft())
+        self.drain.wake_if_crowded()
 
-    def add(
-        self, parts: Fused, x_MK: torch.Tensor, y_MN: torch.Tensor, path: str, part: str = "", first: int = 0
-    ) -> None:
+    def add(self, site: Site, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
         """One launch that copies x and y, of one dtype and device; a call given the very tensor before shares its x."""
-        last = self._last
-        if last is not None and last.x_MK is x_MK:
-            self._add_shared(last, parts, y_MN, path, part, first)
+        last, stage = self._last, self._stage
+        if last is not None and last.x_MK is x_MK and last.calls == len(stage.calls):
+            self._add_shared(last, site, y_MN)
             return
         total = x_MK.numel() + y_MN.numel()
-        chunk = self._chunk
-        if chunk is None or chunk.used + total > chunk.room or chunk.values.dtype is not x_MK.dtype:
-            chunk = self._next(total, x_MK)
-        offset = chunk.used
-        copy = chunk.values.narrow(0, offset, total)
+        if stage.at + total > stage.room or stage.dtype is not x_MK.dtype:
+            self._next(total, x_MK)
+        at = stage.at
+        copy = stage.views.get((at, total))
+        if copy is None:
+            copy = stage.view(at, total)
         torch.cat((x_MK.reshape(-1), y_MN.reshape(-1)), out=copy)
-        chunk.used = offset + total
-        chunk.calls.append(Staged(parts, path, part, first, x_MK.shape, y_MN.shape[0], offset, own_x=True))
-        self._last = _Last(x_MK, copy)
+        stage.at = at + total
+        stage.calls.append((site, at, x_MK.shape, y_MN.shape, True))
+        self._last = _Last(x_MK, copy, len(stage.calls))
 
-    def _add_shared(self, last: _Last, parts: Fused, y_MN: torch.Tensor, path: str, part: str, first: int) -> None:
+    def _add_shared(self, last: _Last, site: Site, y_MN: torch.Tensor) -> None:
         """Copy y alone, and ask whether x still is what was copied of it."""
-        x_MK = last.x_MK
+        x_MK, stage = last.x_MK, self._stage
         bits = _BITS[x_MK.element_size()]
         copy_MK = last.copy[: x_MK.numel()].view(x_MK.shape)
         self._changed.append((x_MK.view(bits) != copy_MK.view(bits)).any())
-        total, chunk = y_MN.numel(), self._chunk
-        if chunk is None or chunk.used + total > chunk.room:
-            last = self._last = _Last(x_MK, last.copy.clone())  # the chunk that it is a view of leaves
-            chunk = self._next(total, x_MK)
-        chunk.values.narrow(0, chunk.used, total).copy_(y_MN.reshape(-1))
-        chunk.calls.append(Staged(parts, path, part, first, x_MK.shape, y_MN.shape[0], chunk.used, own_x=False))
-        chunk.used += total
+        total, kept = y_MN.numel(), last.copy
+        if stage.at + total > stage.room:
+            kept = kept.clone()  # the chunk that it is a view of leaves
+            self._next(total, x_MK)
+        assert stage.strip is not None
+        stage.strip.values.narrow(0, stage.at, total).copy_(y_MN.reshape(-1))
+        stage.calls.append((site, stage.at, x_MK.shape, y_MN.shape, False))
+        stage.at += total
+        self._last = _Last(x_MK, kept, len(stage.calls))
 
     def end_step(self, after: list[tuple[int, BiasStep]]) -> None:
         """Ship what is staged. CaptureError where an input had changed before another linear had read it."""
-        if after and self._chunk is None:
-            self._chunk = Chunk(self._step, torch.empty(0), 0)
-        if self._chunk is not None:
-            self._chunk.after = after
         self.ship()
+        if after:
+            self.drain.put(Chunk(self._step, after=after), 0)
         self._last = None
         changed, self._changed = self._changed, []
         if changed and any(torch.stack(changed).tolist()):
@@ -167,51 +165,81 @@ class Staging:
 
     def copied(self) -> None:
         """Wait until all that was shipped is in host memory."""
-        if self._away:
-            self._away[-1].arrive()
+        if self._newest is not None:
+            self._newest.wait()
 
-    def _next(self, total: int, like: torch.Tensor) -> Chunk:
-        """Ship the chunk at hand and give one that has room for that many values."""
+    def stop(self) -> None:
+        """All is worked off: the memory is the next prompt's."""
+        self.drain.stop()
+        while self._away:
+            self._reclaim(self._away.popleft())
+        self._stage.close()
+
+    def abandon(self) -> None:
+        """What waits is dropped, and so is the memory that copies may still be made of."""
+        self.drain.stop()
+        self._away.clear()
+        self._stage.close()
+
+    def _next(self, total: int, like: torch.Tensor) -> None:
+        """Ship the chunk at hand and open one that has room for that many values."""
         self.ship()
         if self._lane is None:
             self._lane = lane_of(like)
-        values = self._memory(total, like.dtype)
-        self._chunk = Chunk(self._step, values, len(values))
-        return self._chunk
+        strip = self._memory(total, like.dtype)
+        room = len(strip.values)
+        if self._wants and self.expected:
+            least = LEAST_BYTES // like.dtype.itemsize
+            room = min(room, max(total, least, (self.expected - self._gone) // 2))
+        self._stage.open(strip, room)
 
-    def _memory(self, total: int, dtype: torch.dtype) -> torch.Tensor:
+    def _memory(self, total: int, dtype: torch.dtype) -> Strip:
         """New while there is little of it, else that of the chunk that left first, once it has been read."""
-        assert self._lane is not None
-        usual = CHUNK_BYTES // dtype.itemsize
+        stage, usual = self._stage, CHUNK_BYTES // dtype.itemsize
         while len(self._away) >= STAGED:
-            old = self._away.popleft()
-            assert old.shipped is not None
-            if self._wants:
-                old.shipped.before_reuse()
-            else:
-                old.arrive()
-                if not bool(torch.isfinite(old.shipped.largest).all()):
-                    old.landed = old.values.to("cpu", copy=True)  # how many are not finite is still to be counted
-            values, old.values = old.values, torch.empty(0)
-            if len(values) == usual and values.dtype is dtype and total <= usual:
-                return values
-        return self._lane.staged(max(total, usual), dtype)
+            self._reclaim(self._away.popleft())
+        size = max(total, usual)
+        strip = stage.lowest(size, dtype) if size == usual else None
+        if strip is not None:
+            return strip
+        assert self._lane is not None
+        stage.made += 1
+        return Strip(stage.made, self._lane.staged(size, dtype))
+
+    def _reclaim(self, old: Chunk) -> None:
+        """Its strip may be used again; one of another size than usual is let go."""
+        strip, shipped = old.strip, old.shipped
+        assert strip is not None
+        assert shipped is not None
+        if self._wants:
+            shipped.before_reuse()
+        else:
+            shipped.wait()
+            if not bool(torch.isfinite(shipped.largest).all()):  # how many are not is still to be counted
+                old.landed = strip.values.to("cpu", copy=True)
+        old.strip = None
+        if len(strip.values) == CHUNK_BYTES // strip.values.dtype.itemsize:
+            self._stage.free.append(strip)
 
     def ship(self) -> None:
-        """Send the chunk at hand away, if there is any."""
-        chunk, self._chunk = self._chunk, None
-        if chunk is None:
+        """Send what is staged away, if there is anything."""
+        stage = self._stage
+        if stage.strip is None or not stage.calls:
             return
+        assert self._lane is not None
+        chunk = Chunk(self._step, stage.strip, stage.calls, stage.at)
+        last = self._last
+        self._last = last._replace(calls=0) if last is not None and last.calls == len(stage.calls) else None
+        stage.close()
         self._number(chunk)
-        nbytes = 0
-        if chunk.calls:
-            assert self._lane is not None
-            chunk.width = gcd(*(call.unit for call in chunk.calls))
-            used = chunk.values.narrow(0, 0, chunk.used)
-            if self._wants:
-                nbytes = used.nbytes
-                self.drain.room_for(nbytes)
-                chunk.landed = self._lane.landing(chunk.used, used.dtype)
-            chunk.shipped = self._lane.ship(used, chunk.width, chunk.landed)
-            self._away.append(chunk)
+        self._gone += chunk.used
+        chunk.width = gcd(*{n for call in chunk.calls for n in (call[2][1], call[0].parts.unit)})
+        used, nbytes = chunk.values.narrow(0, 0, chunk.used), 0
+        if self._wants:
+            nbytes = used.nbytes
+            self.drain.room_for(nbytes)
+            chunk.landed = self._lane.landing(chunk.used, used.dtype)
+        chunk.shipped = self._lane.ship(used, chunk.width, chunk.landed)
+        self._newest = chunk.shipped
+        self._away.append(chunk)
         self.drain.put(chunk, nbytes)

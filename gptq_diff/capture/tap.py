@@ -17,6 +17,7 @@ from gptq_diff.capture.call import Sink as Sink
 from gptq_diff.capture.call import layer_of as layer_of
 from gptq_diff.capture.call import stored_name as stored_name
 from gptq_diff.capture.settle import Settling
+from gptq_diff.capture.stage import Stage, site
 from gptq_diff.capture.staging import Chunk, Staging
 from gptq_diff.errors import CaptureError
 from gptq_diff.numerics.magnitude import Magnitude, magnitude
@@ -67,6 +68,9 @@ class Tap:
         self._biases: list[BiasStep] = []
         self._settling = Settling(sink)
         self._staging: Staging | None = None
+        self._stage: Stage | None = None
+        self._expected_values = 0
+        self.rows_seen: dict[int, str] = {}  # of staged calls of this step, once they have left, and who had so many
 
     def __enter__(self) -> Tap:
         return self
@@ -75,20 +79,29 @@ class Tap:
         if kind is None:
             self.close()
         elif self._staging is not None:
-            self._staging.drain.stop()
+            self._staging.abandon()
 
-    def begin_step(self, step: int) -> None:
-        """A forward pass begins."""
-        self._step, self._seen, self._index, self._last = step, set(), {}, None
+    def stage_in(self, stage: Stage) -> None:
+        """Calls of a GPU are staged there: by `record`, and by whoever puts some there by itself.
+
+        Asked for before the first call; else they have a stage of their own.
+        """
+        stage.close()
+        self._stage = stage
+
+    def begin_step(self, step: int, expected_values: int = 0) -> None:
+        """A forward pass begins; expected_values: of all its inputs and outputs, 0 where that is not known."""
+        self._step, self._seen, self._index, self._last, self.rows_seen = step, set(), {}, None, {}
+        self._expected_values = expected_values
         if self._staging is not None:
-            self._staging.begin_step(step)
+            self._staging.begin_step(step, expected_values)
 
     def record(
         self, layer: str, x_MK: torch.Tensor, y_MN: torch.Tensor, path: str, *, part: str = "", first: int = 0
     ) -> None:
         """Called right after the kernel, before anything is done to y. part, first: as in Call."""
         if asks_later(x_MK) and x_MK.dtype is y_MN.dtype:
-            self._later().add(Fused((layer,), (y_MN.shape[1],)), x_MK, y_MN, path, part, first)
+            self._later().add(site(Fused((layer,), (y_MN.shape[1],)), path, part, first), x_MK, y_MN)
             return
         self._hand_on()
         stored = stored_name(layer, part)
@@ -120,7 +133,7 @@ class Tap:
     def record_fused(self, parts: Fused, x_MK: torch.Tensor, y_MN: torch.Tensor, path: str) -> None:
         """`record` for every linear of one kernel call, whose outputs lie side by side in y."""
         if asks_later(x_MK) and x_MK.dtype is y_MN.dtype:
-            self._later().add(parts, x_MK, y_MN, path)
+            self._later().add(site(parts, path), x_MK, y_MN)
             return
         for layer, columns_MN in zip(parts.layers, torch.split(y_MN, list(parts.widths), dim=1)):
             self.record(layer, x_MK, columns_MN, path)
@@ -140,16 +153,19 @@ class Tap:
     def _later(self) -> Staging:
         """Where calls of a GPU are staged."""
         if self._staging is None:
-            beside = self.sink.later and self.sink.wants_tensors
-            self._staging = Staging(self._settle, self._number, wants_tensors=self.sink.wants_tensors, beside=beside)
-            self._staging.begin_step(self._step)
+            wanted = self.sink.wants_tensors
+            beside = self.sink.later and wanted
+            stage = self._stage or Stage()
+            self._staging = Staging(self._settle, self._number, stage, wants_tensors=wanted, beside=beside)
+            self._staging.begin_step(self._step, self._expected_values)
         return self._staging
 
     def _number(self, chunk: Chunk) -> None:
         """The places of all calls in a chunk that is about to leave."""
         for call in chunk.calls:
-            part = call.part
-            chunk.indexes.append(tuple([self._place(layer, stored_name(layer, part)) for layer in call.parts.layers]))
+            here = call[0]
+            chunk.indexes.append(tuple(map(self._place, here.parts.layers, here.stored)))
+            self.rows_seen.setdefault(call[2][0], here.stored[0])
 
     def _settle(self, chunk: Chunk) -> None:
         """A chunk's calls, then its biases, to the sink."""
@@ -209,7 +225,7 @@ class Tap:
         """The last step has ended: all that is staged goes to the sink. Raises what the sink raised meanwhile."""
         if self._staging is not None:
             self._hand_on()
-            self._staging.drain.stop()
+            self._staging.stop()
 
 
 def asks_later(t: torch.Tensor) -> bool:

@@ -8,6 +8,7 @@ run       the program itself: the reference, vllm-exllama, vllm-reconstruct, gpt
           the planted linear is named
 bare      the same engines without gptq-diff, one process each
 judge     every backend's local errors once more, by themselves; the other stages
+calls     what the tap adds to one kernel call, without a model
 tap       what the tap adds to a prefill (Marlin)
 tap-gptq  the same on gptq_gemm's reconstruct path
 tests     the tests that run on a real GPU
@@ -199,6 +200,12 @@ def judge(t: Thirty) -> None:
             "--device", "cpu" if t.trial else "cuda", "--cpu-blocks", 0, t.planted)  # fmt: skip
 
 
+def calls(t: Thirty) -> None:
+    """Of one kernel call, without a model."""
+    t.start("calls", "call_cost", "--out", t.out / "calls.json", *(["--rounds", 20] if t.trial else []),
+            python=t.vllm_python, seconds=100)  # fmt: skip
+
+
 def tap(t: Thirty, route: str = "marlin", name: str = "tap") -> None:
     """On one GPU."""
     more = ["--profile", t.out / f"{name}-profile.txt"] if name == "tap" else []
@@ -233,7 +240,7 @@ def ranks_run(t: Thirty) -> None:
 
 
 PARTS: dict[str, Callable[[Thirty], None]] = {
-    "build": build, "ceilings": ceilings, "run": run, "bare": bare, "judge": judge, "tap": tap,
+    "build": build, "ceilings": ceilings, "run": run, "bare": bare, "judge": judge, "tap": tap, "calls": calls,
     "tap-gptq": lambda t: tap(t, "gptq", "tap-gptq"), "tests": tests, "ranks": ranks, "ranks-run": ranks_run,
     "ranks-bare": lambda t: bare(t, t.asked.ranks),
 }  # fmt: skip

@@ -18,6 +18,7 @@ KINDS: dict[str, Keep] = {
     "hooks, clones on the GPU": lambda t: t.clone(),
     "hooks, copied to the CPU": lambda t: t.cpu(),
 }
+SLOW = frozenset({"hooks, copied to the CPU"})
 
 
 @contextlib.contextmanager

@@ -4,14 +4,19 @@ One process, one load, by turns: the prefill without anything of ours (`bare`), 
 that keeps statistics, with full tensors that end in a null sink, in memory-backed files and on a disk, and with
 forward hooks as one would write them by hand. Of a tap two times are told: until the engine's step is done and all
 copies are in host memory, which is what a prefill costs, and what handing them on and writing them takes afterwards.
+
+A tap keeps Python's cyclic collector off while a prompt runs, so all kinds are measured with it off; "bare, collector
+on" is the engine as it comes. "another length" are prompts that nothing was made for before, each of another length.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import gc
 import io
 import pstats
+import re
 import shutil
 import statistics
 import time
@@ -21,7 +26,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.thirty_two.by_hand import KINDS, hooked
+from benchmarks.gpu.thirty_two.by_hand import KINDS, SLOW, hooked
 from benchmarks.gpu.thirty_two.prompt import Found, load_spec, synchronize, token_ids, vocabulary_of
 from gptq_diff.capture import staging
 from gptq_diff.capture import tap as taps
@@ -76,12 +81,14 @@ class Bench:
         synchronize()
         return time.perf_counter() - started
 
-    def tapped(self, sink: Sink, close: Callable[[], None] = lambda: None) -> tuple[float, float]:
+    def tapped(
+        self, sink: Sink, close: Callable[[], None] = lambda: None, ids: tuple[int, ...] = ()
+    ) -> tuple[float, float]:
         """(until the copies are in host memory, what is done with them afterwards)."""
         synchronize()
         started = time.perf_counter()
         with Tap(self.engine.tapped, sink) as tap:
-            self.engine.generate(self.ids, max_new_tokens=1, forced=None, tap=tap)
+            self.engine.generate(ids or self.ids, max_new_tokens=1, forced=None, tap=tap)
             tap.copied()
             synchronize()
             copied = time.perf_counter()
@@ -114,19 +121,27 @@ def measure(bench: Bench, places: dict[str, Path], rounds: int, slow_rounds: int
             times.setdefault(kind, []).append(seconds)
 
     for turn in range(rounds + 2):
+        gc.enable()
+        note("bare, collector on", bench.bare(), turn)
+        gc.collect()
+        gc.disable()
         note("bare", bench.bare(), turn)
         note("followed", bench.followed(), turn)
         for kind, sink in (("statistics", NullSink()), ("tensors", Nowhere())):
             copied, after = bench.tapped(sink)
             note(kind, copied, turn)
             note(f"{kind}, handed on afterwards", after, turn)
+            other = bench.ids[: max(len(bench.ids) - 1 - turn, 2)]
+            note(f"{kind}, another length", bench.tapped(sink, ids=other)[0], turn)
         for kind in KINDS:
-            note(kind, bench.by_hand(kind), turn)
+            if kind not in SLOW or turn < slow_rounds + 2:
+                note(kind, bench.by_hand(kind), turn)
         if turn < slow_rounds + 2:
             for name, place in places.items():
                 copied, after = bench.written(place)
                 note(f"tensors to {name}", copied, turn)
                 note(f"tensors to {name}, written afterwards", after, turn)
+    gc.enable()
     return times
 
 
@@ -139,7 +154,10 @@ def launches(work: Callable[[], Any]) -> dict[str, float]:
     events = seen.key_averages()
     names = ("launchkernel", "memcpyasync", "memsetasync")
     count = sum(e.count for e in events if any(name in e.key.lower() for name in names))
-    return {"launches": count, "gpu_busy_seconds": sum(e.self_device_time_total for e in events) / 1e6}
+    there = [e for e in events if e.device_type.name != "CPU"]  # an operation of the CPU tells its kernels' time again
+    copied = sum(e.self_device_time_total for e in there if "memcpy" in e.key.lower())
+    busy = sum(e.self_device_time_total for e in there)
+    return {"launches": count, "gpu_busy_seconds": busy / 1e6, "of_which_copies": copied / 1e6}
 
 
 def profiled(work: Callable[[], Any], rounds: int = 10) -> str:
@@ -151,6 +169,11 @@ def profiled(work: Callable[[], Any], rounds: int = 10) -> str:
         profiler.disable()
     pstats.Stats(profiler, stream=lines).sort_stats("tottime").print_stats(40)
     return lines.getvalue()
+
+
+def public(table: str) -> str:
+    """The table without the directories that packages lie in."""
+    return re.sub(r"\S*/(?=(site-packages|vllm|gptq_diff|benchmarks)/)", "", table)
 
 
 def main() -> None:
@@ -196,7 +219,8 @@ def main() -> None:
             "bare": bench.bare, "statistics": lambda: bench.tapped(NullSink()),
             "tensors": lambda: bench.tapped(Nowhere()),
         }  # fmt: skip
-        asked.profile.write_text("\n".join(f"== {name}\n{profiled(work)}" for name, work in works.items()))
+        profiles = (f"== {name}\n{public(profiled(work))}" for name, work in works.items())
+        asked.profile.write_text("\n".join(profiles))
     for place in places.values():
         shutil.rmtree(place, ignore_errors=True)
 

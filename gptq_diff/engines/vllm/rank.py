@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from gptq_diff.capture.bias_step import BiasStep, bias_step
+from gptq_diff.capture.stage import Site, Stage, site
 from gptq_diff.capture.tap import Fused, Tap
 from gptq_diff.checkpoint.reader import Checkpoint
 from gptq_diff.engines.base import Generation
@@ -20,11 +22,18 @@ from gptq_diff.engines.vllm.modules import GEMM, FusedLinear, fused_linears
 from gptq_diff.engines.vllm.proof import Place, Proof
 from gptq_diff.engines.vllm.reduced import Reduced, shared_out
 from gptq_diff.engines.vllm.steps import Steps
-from gptq_diff.engines.vllm.taps import BiasTap, Seen, tapped
+from gptq_diff.engines.vllm.taps import BiasTap, Staged, Taps, Told
 from gptq_diff.errors import BackendError, CaptureError
 from gptq_diff.kernels.base import Product
 from gptq_diff.kernels.vllm_gemm.op import vllm_ops
 from gptq_diff.kernels.vllm_gemm.paths import FAST, RECONSTRUCT, PathGuard
+
+
+class _Now(NamedTuple):
+    """The prompt that is being watched."""
+
+    steps: Steps
+    tap: Tap
 
 
 class Rank:
@@ -37,15 +46,25 @@ class Rank:
         self._linears = fused_linears(model, checkpoint.layers, proof.ranks)
         _all_proved(self._linears, proof)
         self._choice = Choice()
-        self._fused: dict[str, Fused] = {}  # by module
+        self._stage = Stage()
+        self._taps = Taps((), {}, self._told)
+        self._now: _Now | None = None
+        self._values_a_row = 0
         self._bias_steps: dict[str, tuple[BiasStep, ...]] = {}  # by module
+        self._bias_tap = BiasTap(self._bias_seen)
         self._guard: PathGuard | None = None
 
     def use_kernel(self, name: str) -> None:
         """Check every module's kernel against the mode, and prepare to force its path."""
         self._choice = choose(name, self._linears)
-        self._fused = {linear.name: fused(linear) for linear in self._choice.judged}
         self._bias_steps = {}
+        self._bias_tap = BiasTap(self._bias_seen)
+        of_bias = self._bias_tap if self._proof.ranks == 1 else None  # ranks add shares of one, or leave it to one rank
+        self._taps = Taps(self._choice.judged, self._proof.biases, self._told, of_bias)
+        self._values_a_row = sum(
+            linear.parts[0].rows + sum(part.last - part.first for part in linear.parts)
+            for linear in self._choice.judged
+        )
         gemm = [linear for linear in self._choice.judged if linear.path == GEMM]
         if gemm and self._guard is None:
             self._guard = PathGuard(vllm_ops(), str(next(gemm[0].module.parameters()).device))
@@ -85,63 +104,72 @@ class Rank:
     def followed(self, steps: Steps) -> Iterator[None]:
         """One prompt: taps where the steps have one, the path guard, and the steps themselves; undone in any case."""
         with contextlib.ExitStack() as undo:
+            undo.enter_context(collector_off())
             if self._guard is not None:
                 undo.enter_context(self._guard.installed())
             if steps.tap is not None:
-                biases, record = self._proof.biases, self._recorder(steps, steps.tap)
-                undo.enter_context(tapped(self._choice.judged, biases, record, self._bias_tap(steps.tap)))
+                self._begin(steps, steps.tap)
+                undo.enter_context(self._taps.in_place())
                 for reduced in self.reduced:
                     undo.enter_context(reduced.watched(steps.tap))
             undo.enter_context(steps.followed(self.model))
             yield
 
-    def _bias_tap(self, tap: Tap) -> BiasTap | None:
-        """Of a whole model alone: ranks add shares of a bias, or leave it to one of them.
+    def _begin(self, steps: Steps, tap: Tap) -> None:
+        """One prompt's steps and tap are those that calls are told to.
 
         A bias does not depend on the prompt: the kernel is asked with the first prompt whose row is finite, and what it
         gave then stands for the others.
         """
-
-        def seen(linear: FusedLinear, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> None:
-            if self._guard is not None:
-                self._guard.taken()  # these calls were not the engine's own
-            found = tuple(
-                bias_step(
-                    part.spec.name, product_RN[:, part.first : part.last], with_bias_1N[:, part.first : part.last]
-                )
-                for part in linear.parts
-                if part.spec.has_bias
-            )
-            if bool(torch.isfinite(product_RN).all()):
-                self._bias_steps[linear.name] = found
-            for step in found:
+        self._now = _Now(steps, tap)
+        steps.values_a_row = self._values_a_row
+        tap.stage_in(self._stage)
+        due = self._bias_tap.due
+        due.clear()
+        due.update(linear.name for linear in self._choice.judged if linear.name not in self._bias_steps)
+        for known in self._bias_steps.values():
+            for step in known:
                 tap.record_bias(step)
 
-        def again(linear: FusedLinear) -> bool:
-            known = self._bias_steps.get(linear.name)
-            for step in known or ():
-                tap.record_bias(step)
-            return known is not None
+    def _bias_seen(self, linear: FusedLinear, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> None:
+        if self._guard is not None:
+            self._guard.taken()  # these calls were not the engine's own
+        found = tuple(
+            bias_step(part.spec.name, product_RN[:, part.first : part.last], with_bias_1N[:, part.first : part.last])
+            for part in linear.parts
+            if part.spec.has_bias
+        )
+        if bool(torch.isfinite(product_RN).all()):
+            self._bias_steps[linear.name] = found
+        assert self._now is not None
+        for step in found:
+            self._now.tap.record_bias(step)
 
-        return BiasTap(lambda: tap.asks_bias, again, seen) if self._proof.ranks == 1 else None
+    def _told(self, linear: FusedLinear) -> Told:
+        """What is done with one module's calls."""
+        name, parts, path = linear.name, fused(linear), linear.path
 
-    def _recorder(self, steps: Steps, tap: Tap) -> Callable[[FusedLinear], Seen]:
-        """What is told of one module's calls."""
+        def path_of_call() -> str:
+            return self._taken(linear) if path is None or path == GEMM else path
 
-        def of(linear: FusedLinear) -> Seen:
-            name, parts, path = linear.name, self._fused[linear.name], linear.path
+        def record(x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
+            now = self._now
+            assert now is not None
+            now.steps.check_rows(name, x_MK.shape[0])
+            now.tap.record_fused(parts, x_MK, y_MN, path_of_call())
 
-            def record(x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
-                steps.check_rows(name, x_MK.shape[0])
-                tap.record_fused(parts, x_MK, y_MN, path)  # type: ignore[arg-type]  # not None here
+        sites: dict[str, Site] = {}
 
-            def record_by_path(x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
-                steps.check_rows(name, x_MK.shape[0])
-                tap.record_fused(parts, x_MK, y_MN, self._taken(linear))
+        def site_of_call() -> Site:
+            ran = self._taken(linear)
+            if ran not in sites:
+                sites[ran] = site(parts, ran)
+            return sites[ran]
 
-            return record_by_path if path is None or path == GEMM else record
-
-        return of
+        if path is None or path == GEMM:
+            return Told(record, Staged(self._stage, site_of_call))
+        always = site(parts, path)
+        return Told(record, Staged(self._stage, lambda: always))
 
     def _taken(self, linear: FusedLinear) -> str:
         """The path of the call of gptq_gemm that this module has just made."""
@@ -166,6 +194,21 @@ class Rank:
         path = linear.path
         taken = self._taken(linear) if path is None or path == GEMM else path
         return Product(y_MN[:, part.first : part.last].contiguous(), taken)
+
+
+@contextlib.contextmanager
+def collector_off() -> Iterator[None]:
+    """Python's cyclic collector does not run inside: what a tap makes would set it off in the middle of a step.
+
+    One pass over all that an engine holds takes as long as a prefill.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def fused(linear: FusedLinear) -> Fused:

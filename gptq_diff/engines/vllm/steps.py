@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from gptq_diff.capture.tap import Tap
 
 
+PENDING = 32
+"""Steps whose logits may lie on the GPU before they are fetched."""
+
+
 class Steps:
     """Follows a model through one prompt.
 
     A step begins with the model's forward and ends with its `compute_logits` (a quantised lm_head runs in there).
     forced: ids to be chosen instead of the model's own; vLLM's sampler then sees logits that leave it no choice.
-    tokens: the model's own choices, NaN counting as the largest value, as in vLLM's and torch's argmax.
+    values_a_row: how many values go into and come out of all tapped kernels for one row; 0 where nobody counted.
     samples: False for a tensor-parallel rank that vLLM may leave without logits; its tokens mean nothing.
     caches: the first rows of the prompt may come from a prefix cache, so that the prefill has fewer.
     """
@@ -34,15 +38,36 @@ class Steps:
         self._caches = caches
         self.forced = forced
         self.tap = tap
-        self.tokens: list[int] = []
-        self.finite: list[bool] = []
-        self.first_logits_V: torch.Tensor | None = None
+        self.values_a_row = 0
+        self.step = 0
         self.running = False
+        self._tokens: list[int] = []
+        self._finite: list[bool] = []
+        self._first_logits_V: torch.Tensor | None = None
+        self._pending: list[torch.Tensor] = []  # where the model computed them: the engine does not wait for a look
 
     @property
     def rows(self) -> int:
         """Rows that the present step must have: the prompt, then one."""
-        return 1 if self.tokens else self.prompt_rows
+        return 1 if self.step else self.prompt_rows
+
+    @property
+    def tokens(self) -> list[int]:
+        """The model's own choices, NaN counting as the largest value, as in vLLM's and torch's argmax."""
+        self._look()
+        return self._tokens
+
+    @property
+    def finite(self) -> list[bool]:
+        """Of each step, whether any logit was."""
+        self._look()
+        return self._finite
+
+    @property
+    def first_logits_V(self) -> torch.Tensor | None:  # noqa: N802  shapes are part of the names here
+        """float32, on the CPU; None before any step has ended."""
+        self._look()
+        return self._first_logits_V
 
     @contextlib.contextmanager
     def followed(self, model: nn.Module) -> Iterator[None]:
@@ -71,7 +96,7 @@ class Steps:
             raise CaptureError("vLLM ran two forward passes for one token", "its schedule is not understood")
         self.running = True
         if self.tap is not None:
-            self.tap.begin_step(len(self.tokens))
+            self.tap.begin_step(self.step, self.rows * self.values_a_row)
 
     @property
     def cached_rows(self) -> int:
@@ -83,11 +108,11 @@ class Steps:
 
         Where a cache may have answered for the prompt's first rows, the prefill's first call says how many are left.
         """
-        if self._caches and not self.tokens and rows <= self._prompt_tokens:
+        if self._caches and not self.step and rows <= self._prompt_tokens:
             self.prompt_rows, self._caches = rows, False
         if rows not in (self.rows, 1):
             raise CaptureError(
-                f"vLLM gave {name} {rows} rows in step {len(self.tokens)}, not {self.rows}",
+                f"vLLM gave {name} {rows} rows in step {self.step}, not {self.rows}",
                 "it padded, cached or split the prompt",
             )
 
@@ -99,8 +124,8 @@ class Steps:
         if logits is None or logits.shape[0] != 1:
             shape = None if logits is None else list(logits.shape)
             raise CaptureError(f"vLLM computed logits of shape {shape} for one prompt", "its batch is not understood")
-        step = len(self.tokens)
-        self._finish(logits[0].detach().to(device="cpu", dtype=torch.float32, copy=True))
+        step = self.step
+        self._finish(logits[0].detach().clone())  # the sampler works in place
         if self.forced is None or step >= len(self.forced):
             return logits
         only = torch.full_like(logits, -1e4)
@@ -111,7 +136,19 @@ class Steps:
         self.running = False
         if self.tap is not None:
             self.tap.end_step()
-        if self.first_logits_V is None:
-            self.first_logits_V = logits_V
-        self.finite.append(bool(torch.isfinite(logits_V).any()))
-        self.tokens.append(int(torch.argmax(logits_V)))
+            for rows, name in self.tap.rows_seen.items():
+                self.check_rows(name, rows)
+        self._pending.append(logits_V)
+        self.step += 1
+        if len(self._pending) >= PENDING:
+            self._look()
+
+    def _look(self) -> None:
+        """Fetch the logits that have been computed."""
+        pending, self._pending = self._pending, []
+        for logits_V in pending:
+            here_V = logits_V.to(device="cpu", dtype=torch.float32)
+            if self._first_logits_V is None:
+                self._first_logits_V = here_V
+            self._finite.append(bool(torch.isfinite(here_V).any()))
+            self._tokens.append(int(torch.argmax(here_V)))

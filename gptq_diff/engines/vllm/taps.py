@@ -9,92 +9,131 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable
 
 import torch
 from torch import nn
 
 from gptq_diff.capture.bias_step import runs_for, spread
+from gptq_diff.capture.stage import Site, Stage
 from gptq_diff.engines.vllm.modules import FusedLinear
 
 Seen = Callable[[torch.Tensor, torch.Tensor], None]
 """Called with x [M, K] and y [M, N] without bias, right after the kernel of one module."""
+Apply = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
 class BiasTap:
     """Sees what vLLM's own call gives with the bias, on the first row alone, run once more for this.
 
-    asks: whether it wants to see it now. again: hands on what this module gave before under the same kernel, and says
-    whether there was any. seen: called with the module's record, the spread [3, N] of several runs without bias, and
-    the median [1, N] of as many with it.
+    due: names of the modules whose bias is wanted in this prompt. seen: called with the module's record, the spread
+    [3, N] of several runs without bias, and the median [1, N] of as many with it.
     """
 
-    asks: Callable[[], bool]
-    again: Callable[[FusedLinear], bool]
     seen: Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]
+    due: set[str] = field(default_factory=set)
+
+    def look(self, apply: Apply, linear: FusedLinear, x: torch.Tensor, bias: Any) -> None:
+        """Run that module's kernel for it."""
+        self.due.discard(linear.name)
+        row = in_rows(x)[:1].contiguous()
+        without, with_bias = (
+            spread([in_rows(apply(linear.module, row, added)) for _ in range(runs_for(row))]) for added in (None, bias)
+        )
+        self.seen(linear, without, with_bias[:1])
 
 
-class _Site:
-    """One tapped module, with its bias as read (None: as vLLM hands it over)."""
+@dataclass(frozen=True)
+class Staged:
+    """Where a module's calls may be staged right here, as far as there is room, instead of being told.
 
-    def __init__(self, linear: FusedLinear, seen: Seen, bias: torch.Tensor | None, of_bias: BiasTap | None) -> None:
-        self.linear = linear
-        self.seen = seen
-        self._bias = bias
-        self._of_bias = of_bias
+    site: what they are, asked for after every call of a kernel whose path depends on the call.
+    """
 
-    def add_bias(self, apply: Callable[..., torch.Tensor], x: torch.Tensor, y: torch.Tensor, bias: Any) -> torch.Tensor:
-        """The output with the bias, which is looked at by itself where that is asked for."""
-        of_bias, linear = self._of_bias, self.linear
-        if of_bias is not None and of_bias.asks() and not of_bias.again(linear):
-            row = in_rows(x)[:1].contiguous()
-            without, with_bias = (
-                spread([in_rows(apply(linear.module, row, added)) for _ in range(runs_for(row))])
-                for added in (None, bias)
-            )
-            of_bias.seen(linear, without, with_bias[:1])
-        added: torch.Tensor = bias if self._bias is None else self._bias
+    stage: Stage
+    site: Callable[[], Site]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is done with the calls of one module: told, or staged while that is possible."""
+
+    seen: Seen
+    staged: Staged | None = None
+
+
+class Taps:
+    """The taps of one load and kernel mode, made once: a prompt only puts them in place.
+
+    told: what is done with a module's calls. biases: module name -> bias as read, before any shuffling.
+    """
+
+    def __init__(
+        self, linears: Sequence[FusedLinear], biases: Mapping[str, torch.Tensor], told: Callable[[FusedLinear], Told],
+        of_bias: BiasTap | None = None,
+    ) -> None:  # fmt: skip
+        by_method: dict[int, list[FusedLinear]] = {}
+        for linear in linears:
+            by_method.setdefault(id(linear.method), []).append(linear)
+        self._taps: list[tuple[Any, Apply]] = []
+        for those in by_method.values():
+            method, apply = those[0].method, those[0].method.apply
+            for linear in those:  # a method that modules share has one tap above the other
+                apply = _tap(linear, apply, told(linear), biases.get(linear.name), of_bias)
+            self._taps.append((method, apply))
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Every kernel call of those modules inside is reported."""
+        before = [vars(method).get("apply") for method, _ in self._taps]
+        try:
+            for method, apply in self._taps:
+                method.apply = apply
+            yield
+        finally:
+            for (method, _), apply in zip(self._taps, before):
+                if apply is not None:
+                    method.apply = apply
+                elif "apply" in vars(method):
+                    del method.apply
+
+
+def _tap(
+    linear: FusedLinear, apply: Apply, told: Told, bias_read: torch.Tensor | None, of_bias: BiasTap | None
+) -> Apply:
+    """What a prefill waits for is this process, so nothing is done here that can be done before or later.
+
+    All names are bound here: a call that is staged costs its copy and 2 to 3 microseconds
+    (benchmarks/gpu/thirty_two/call_cost.py).
+    """
+    module, seen, cat = linear.module, told.seen, torch.cat
+    name, due = linear.name, of_bias.due if of_bias is not None else set()
+    stage, site = (Stage(), None) if told.staged is None else (told.staged.stage, told.staged.site)
+
+    def tapped_apply(layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        if layer is not module:
+            return apply(layer, x, bias)
+        y = apply(layer, x, None)
+        at, dtype, total = stage.at, stage.dtype, x.numel() + y.numel()
+        if at + total > stage.room or x.dtype is not dtype or y.dtype is not dtype or x.dim() != 2 or site is None:
+            seen(in_rows(x), in_rows(y))
+        else:
+            copy = stage.views.get((at, total))
+            if copy is None:
+                copy = stage.view(at, total)
+            cat((x.reshape(-1), y.reshape(-1)), out=copy)
+            stage.at = at + total
+            stage.calls.append((site(), at, x.shape, y.shape, True))
+        if bias is None:
+            return y
+        if due and name in due and of_bias is not None:
+            of_bias.look(apply, linear, x, bias)
+        added = bias if bias_read is None else bias_read
         if added.dtype is not y.dtype or added.device != y.device:
             added = added.to(device=y.device, dtype=y.dtype)
         return y.add_(added)
-
-
-@contextlib.contextmanager
-def tapped(
-    linears: Sequence[FusedLinear], biases: Mapping[str, torch.Tensor], seen: Callable[[FusedLinear], Seen],
-    of_bias: BiasTap | None = None,
-) -> Iterator[None]:  # fmt: skip
-    """Report every kernel call of those modules inside.
-
-    seen: gives what is to be told of a module. biases: module name -> bias as read, before any shuffling.
-    """
-    sites = {id(one.module): _Site(one, seen(one), biases.get(one.name), of_bias) for one in linears}
-    methods: list[Any] = list({id(linear.method): linear.method for linear in linears}.values())
-    before = [vars(method).get("apply") for method in methods]
-    try:
-        for method in methods:
-            method.apply = _wrapped(method.apply, sites)
-        yield
-    finally:
-        for method, apply in zip(methods, before):
-            if apply is not None:
-                method.apply = apply
-            elif "apply" in vars(method):
-                del method.apply
-
-
-def _wrapped(apply: Callable[..., torch.Tensor], sites: Mapping[int, _Site]) -> Callable[..., torch.Tensor]:
-    """What a prefill waits for is this process, so nothing is done here that can be done before or later."""
-
-    def tapped_apply(layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        site = sites.get(id(layer))
-        if site is None:
-            return apply(layer, x, bias)
-        y = apply(layer, x, None)
-        site.seen(in_rows(x), in_rows(y))
-        return y if bias is None else site.add_bias(apply, x, y, bias)
 
     return tapped_apply
 

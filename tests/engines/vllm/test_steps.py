@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -11,8 +14,9 @@ from torch import nn
 from gptq_diff.capture.store import NullSink
 from gptq_diff.capture.tap import Tap
 from gptq_diff.engines.vllm.modules import FusedLinear
-from gptq_diff.engines.vllm.steps import Steps
-from gptq_diff.engines.vllm.taps import tapped
+from gptq_diff.engines.vllm.rank import collector_off
+from gptq_diff.engines.vllm.steps import PENDING, Steps
+from gptq_diff.engines.vllm.taps import Seen, Taps, Told
 from gptq_diff.errors import CaptureError
 from tests.engines.vllm.fakes import AutoGPTQLinearMethod, CPUWNA16LinearKernel
 
@@ -98,6 +102,13 @@ def test_a_linear_that_did_not_run_fails_the_step() -> None:
         model.compute_logits(model(torch.zeros(1, 3)))
 
 
+def tapped(
+    linears: list[FusedLinear], biases: dict[str, torch.Tensor], seen: Callable[[FusedLinear], Seen]
+) -> AbstractContextManager[None]:
+    """The taps in place, everything told."""
+    return Taps(linears, biases, lambda linear: Told(seen(linear))).in_place()
+
+
 def layer(bias: bool) -> Any:
     module: Any = nn.Module()
     module.w_KN = torch.eye(3)
@@ -148,3 +159,35 @@ def test_a_method_shared_by_modules_reports_only_those_asked_for_and_is_restored
         raise ZeroDivisionError
     assert seen == ["one"]
     assert "apply" not in vars(one.quant_method)
+
+
+def test_the_collector_rests_while_a_prompt_runs_and_goes_on_as_before() -> None:
+    """Also where it was off already, and where the engine fails."""
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), collector_off():
+        assert not gc.isenabled()
+        with collector_off():
+            pass
+        assert not gc.isenabled(), "somebody else had switched it off"
+        raise ZeroDivisionError
+    assert gc.isenabled()
+
+
+def test_logits_are_looked_at_late_and_in_bounds() -> None:
+    """The engine's stream is not waited for at every step; what waits there is little."""
+    steps = Steps(1, None, None)
+    logits_of(steps, *[[0.0, float(i % 2), 0.5] for i in range(PENDING + 3)])
+    assert len(steps._pending) == 3
+    assert steps.tokens == [2 if i % 2 == 0 else 1 for i in range(PENDING + 3)]
+    assert steps._pending == []
+
+
+def test_rows_of_staged_calls_are_checked_when_their_step_ends() -> None:
+    """They were told to nobody before: a padded batch is refused all the same."""
+    tap = Tap(frozenset({"q"}), NullSink())
+    steps, model = Steps(4, None, tap), Model()
+    with steps.followed(model), pytest.raises(CaptureError, match="gave q 5 rows in step 0, not 4"):
+        hidden = model(torch.zeros(1, 3))
+        tap.rows_seen[5] = "q"
+        tap.record("q", hidden, hidden, "p")
+        model.compute_logits(hidden)

@@ -1,0 +1,102 @@
+"""What a tap on a kernel needs at hand when a call of a GPU is staged, and nothing else.
+
+A call adds what is done here to the prefill, hundreds of times: so it is read and written by the taps themselves
+(gptq_diff.capture.staging, gptq_diff.engines.vllm.taps) instead of through methods. It outlives a prompt, and with it
+the memory and the views of it: the calls of the next prompt of as many tokens find theirs made.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+from gptq_diff.capture.call import Fused, stored_name
+
+MOST_VIEWS = 4096
+"""Of one strip, after which they are made anew: prompts of many lengths each have their own."""
+
+
+class Site(NamedTuple):
+    """What is the same in every call of one kernel: the linears that it computes, and as what; as in capture.call.Call.
+
+    stored: the names that its linears' tensors are stored under.
+    """
+
+    parts: Fused
+    path: str
+    part: str
+    first: int
+    stored: tuple[str, ...]
+
+
+@lru_cache(4096)
+def site(parts: Fused, path: str, part: str = "", first: int = 0) -> Site:
+    """The same object for the same kernel."""
+    return Site(parts, path, part, first, tuple(stored_name(layer, part) for layer in parts.layers))
+
+
+AsStaged = tuple[Site, int, "tuple[int, ...]", "tuple[int, ...]", bool]
+"""One kernel call in a chunk: (site, offset of its first value, shape of x, shape of y, whether x lies there before y).
+
+Where x does not lie there, it is that of the call before. y of a step after a product has fewer rows than x.
+"""
+
+
+class Strip:
+    """Memory beside the engine's tensors, flat; views: those of it that were made so far, by (offset, values)."""
+
+    __slots__ = ("number", "values", "views")
+
+    def __init__(self, number: int, values: torch.Tensor) -> None:
+        self.number = number
+        self.values = values
+        self.views: dict[tuple[int, int], torch.Tensor] = {}
+
+
+class Stage:
+    """Where the next call goes.
+
+    at: offset in the strip at hand of the first free value; room: values that it holds, 0 where there is none.
+    dtype: of the values. views: the strip's. calls: what has been staged there, in order.
+    free: strips that nobody reads any more.
+    """
+
+    __slots__ = ("at", "calls", "dtype", "free", "made", "room", "strip", "views")
+
+    def __init__(self) -> None:
+        self.at = 0
+        self.room = 0
+        self.dtype: torch.dtype | None = None
+        self.strip: Strip | None = None
+        self.views: dict[tuple[int, int], torch.Tensor] = {}
+        self.calls: list[AsStaged] = []
+        self.free: list[Strip] = []
+        self.made = 0
+
+    def open(self, strip: Strip, room: int) -> None:
+        """Calls go there from now on, as far as those values."""
+        self.strip, self.views, self.dtype = strip, strip.views, strip.values.dtype
+        self.at, self.room, self.calls = 0, room, []
+
+    def close(self) -> None:
+        """There is no room for any call."""
+        self.strip, self.views, self.room, self.calls = None, {}, 0, []
+
+    def view(self, at: int, total: int) -> torch.Tensor:
+        """Made now, and found in `views` the next time."""
+        assert self.strip is not None
+        if len(self.views) >= MOST_VIEWS:
+            self.views.clear()
+        made = self.views[at, total] = self.strip.values.narrow(0, at, total)
+        return made
+
+    def lowest(self, values: int, dtype: torch.dtype) -> Strip | None:
+        """A free strip of exactly that size, always the same one where there are several; None where there is none."""
+        fitting = [strip for strip in self.free if len(strip.values) == values and strip.values.dtype is dtype]
+        if not fitting:
+            return None
+        found = min(fitting, key=lambda strip: strip.number)
+        self.free.remove(found)
+        return found
