@@ -13,7 +13,7 @@ import torch
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.judge_run import Key, open_captures
-from gptq_diff.compare.place import given_back, linears_on
+from gptq_diff.compare.place import CPU, given_back, linears_on
 from gptq_diff.diagnose.headroom import Nearest, Share, arithmetics_of, every_arithmetic, measure, share_of
 from gptq_diff.records import BOUNDED, ORIGINAL, Headroom, LayerSpec, swept_prompt
 from gptq_diff.session.asked import RunRecord
@@ -114,10 +114,11 @@ def _of_layer(
     """Of one linear: by capture, by the name that its inputs are stored under. there: judge's, on a GPU."""
     found: _Layer = {key: {} for key in captures}
     done: list[tuple[_Stack, dict[str, Nearest]]] = []
+    device = CPU if there is None else judge.work_device
     shares: dict[bool, tuple[Share, Share | None]] = {}
     for key, captured in captures.items():
         is_reference = key[0] == reference
-        for stack in _stacks(captured, spec, is_reference=is_reference):
+        for stack in _stacks(captured, spec, device, is_reference=is_reference):
             own = judge if is_reference or loaded is judge else loaded
             if (own is judge) not in shares:
                 packed = own.packed(spec.name)
@@ -138,7 +139,10 @@ def _longest(keys: Sequence[Key]) -> list[Key]:
     return list(last.values())
 
 
-def _stacks(captured: Captured, spec: LayerSpec, *, is_reference: bool) -> Iterator[_Stack]:
+def _stacks(
+    captured: Captured, spec: LayerSpec, device: torch.device, *, is_reference: bool
+) -> Iterator[_Stack]:  # fmt: skip
+    """Of one linear, on that device."""
     places: dict[tuple[str, int, tuple[str, ...], bool], list[int]] = {}
     for place in captured.places.get(spec.name, []):
         if place.path in STEPS_AFTER or place.path in {BOUNDED, ORIGINAL}:
@@ -147,7 +151,7 @@ def _stacks(captured: Captured, spec: LayerSpec, *, is_reference: bool) -> Itera
             wanted = every_arithmetic(spec) if is_reference else arithmetics_of(place.path, spec)
             places.setdefault((place.stored, place.first, wanted, not is_reference), []).append(place.step)
     for (stored, first, wanted, ran), steps in places.items():
-        inputs = [captured.reader.tensor(step, stored, "in").to(torch.float16) for step in steps]
+        inputs = [captured.reader.tensor(step, stored, "in").to(device).to(torch.float16) for step in steps]
         rows = tuple((step, len(x_MK)) for step, x_MK in zip(steps, inputs))
         yield _Stack(stored, first, wanted, torch.cat(inputs), rows, ran)
 
@@ -165,7 +169,7 @@ def _measured(
     try:
         near = measure(stack.x_MK, share, stack.wanted, there)
     except torch.cuda.OutOfMemoryError:
-        near = measure(stack.x_MK, share, stack.wanted)
+        near = measure(stack.x_MK.cpu(), share, stack.wanted)
     done.append((stack, near))
     return near
 

@@ -137,13 +137,13 @@ def test_the_same_input_is_measured_once(shifted_model: Path, tmp_path: Path, mo
 
 
 def test_a_gpu_measures_the_same(finished: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several linears at a time, their inputs from the CPU: every capture's headroom is what the CPU found."""
+    """Inputs brought there, all sums made there: every capture's headroom is what the CPU found."""
     run_dir = RunDir(finished[0])
     record = RunRecord.from_json(run_dir.run())
     keys = finished_captures(record, run_dir)
     before = {key: read_headroom(headroom_file(run_dir, key)) for key in keys}
     written: dict[Any, Any] = {}
-    fake, measure = FakeGpu(), headroom_run.measure  # in force in whichever thread works
+    fake, of_layer = FakeGpu(), headroom_run._of_layer  # in force in whichever thread works
 
     def there(device: torch.device, checkpoint: Checkpoint, specs: Any) -> Any:
         for spec in specs:
@@ -151,12 +151,12 @@ def test_a_gpu_measures_the_same(finished: tuple[Path, Report], monkeypatch: pyt
                 linear = checkpoint.packed(spec.name).to("cuda")
             yield spec, linear
 
-    def measured(*given: Any) -> dict[str, Nearest]:
+    def measured(*given: Any) -> Any:
         with fake:
-            return measure(*given)
+            return of_layer(*given)
 
     monkeypatch.setattr(headroom_run, "linears_on", there)
-    monkeypatch.setattr(headroom_run, "measure", measured)
+    monkeypatch.setattr(headroom_run, "_of_layer", measured)
     monkeypatch.setattr(headroom_run, "AT_A_TIME", 1)  # the stand-in is not made for threads
     monkeypatch.setattr(headroom_run, "write_headroom", lambda path, rows: written.update({path: rows}))
     with open_checkpoint(Path(record.model.path)) as judge:
