@@ -30,12 +30,12 @@ from gptq_diff.stage import stage_package
 from gptq_diff.suggest import nearest
 from gptq_diff.upstream.build import How
 from gptq_diff.upstream.fetch import Where
-from gptq_diff.upstream.index import Listed, releases
 from gptq_diff.upstream.installer import Installer, installer_here
 from gptq_diff.upstream.store import user_store
 
 if TYPE_CHECKING:
     from gptq_diff.cases.case import Case
+    from gptq_diff.upstream.index import Listed
 
 Say = Callable[[str], None]
 
@@ -115,6 +115,8 @@ def _settle(done: Bisected) -> None:
 
 
 def _listed(asked: Asked) -> list[Listed]:
+    from gptq_diff.upstream.index import releases  # with --versions and --sources nothing asks an index
+
     return releases(asked.package, _installer(), sdist=asked.compiled)
 
 

@@ -12,12 +12,31 @@ from gptq_diff.bisection import by_case
 from gptq_diff.bisection.by_case import ByCase, verdict, with_kernels_of
 from gptq_diff.bisection.search import BAD, GOOD, UNJUDGED, Verdict
 from gptq_diff.cases.case import Case
+from gptq_diff.cases.library import shipped_folder
 from gptq_diff.cases.read import read_case
 from gptq_diff.cases.run_case import RunSettings
+from gptq_diff.engines import hf
 from gptq_diff.errors import UsageError
+from gptq_diff.hosts import Here, Host
+from gptq_diff.kernels.base import Kernel
+from gptq_diff.kernels.vllm_gemm.paths import RECONSTRUCT
+from gptq_diff.kernels.vllm_ops import VllmGemm
 from gptq_diff.presets import preset_named
-from gptq_diff.records import ERROR, FAILED, HELD, SKIPPED, CaseOutcome, Checked, Expectation, Figures, Seen
-from gptq_diff.releases import Release
+from gptq_diff.records import (
+    ERROR,
+    FAILED,
+    HELD,
+    SKIPPED,
+    CaseOutcome,
+    Checked,
+    Expectation,
+    Figures,
+    Preset,
+    Seen,
+    Support,
+)
+from gptq_diff.releases import MODES, Release
+from tests.kernels.test_vllm_ops import ops_with
 
 CASE = """
 name = "short"
@@ -151,3 +170,32 @@ def test_a_mistake_in_the_case_ends_the_bisection() -> None:
     """It would be the same on every release."""
     with pytest.raises(UsageError, match="c: the model has no such layer"):
         verdict(CaseOutcome("c", ERROR, "the model has no such layer", usage=True))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_whole_case_on_a_releases_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that overflows as the case expects is good; one that has been mended is bad, and it is said how."""
+    mended = {"0.33.0": False, "0.34.0": True}
+
+    def release_kernel(name: str, builds: Path, device: str) -> Kernel:
+        release, _, mode = name.rpartition(":")
+        path = MODES["vllm"][mode]
+        if mended[release.partition("==")[2]]:
+            path = RECONSTRUCT
+        return VllmGemm(path, "cpu", ops=ops_with(), name=name)
+
+    host_of = Here.host_of
+
+    def here(self: Here, preset: Preset) -> Host:
+        return Host(Support(ok=True), Path("python")) if "==" in preset.name else host_of(self, preset)
+
+    monkeypatch.setattr(hf, "release_kernel", release_kernel)
+    monkeypatch.setattr(Here, "host_of", here)
+    case = read_case(shipped_folder() / "desc-act")
+    judge = ByCase(case, "vllm", None, tmp_path, RunSettings(device="cpu"), compiled=True)
+    good = judge.compiled(Release("vllm", "0.33.0"))
+    assert good.kind == GOOD
+    assert "vllm==0.33.0:gptq, ids: overflow at model.layers.1.mlp.down_proj" in good.said
+    bad = judge.compiled(Release("vllm", "0.34.0"))
+    assert bad.kind == BAD
+    assert "status: expected overflow, happened agree" in bad.said

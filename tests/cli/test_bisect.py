@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,16 @@ def test_bad_arguments(
     assert said in err
     assert world["tried"] == []
     assert not Path("gptq-diff-runs").exists()
+
+
+def test_without_an_index_its_library_is_not_needed() -> None:
+    """On a GPU machine that has an engine's packages and no others, with packs that were carried there."""
+    code = (
+        "import sys; sys.modules['unearth'] = sys.modules['httpx2'] = None\n"
+        "import gptq_diff.cli.bisect_run, gptq_diff.cli.kernels_build"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_versions_spare_the_index(world: dict[str, Any], program: Program) -> None:
