@@ -85,7 +85,7 @@ def compared(orders: list[Figures]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--orders", type=int, default=6, help="default: %(default)s")
+    parser.add_argument("--orders", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
     found: dict[str, Any] = {"orders": asked.orders, "growth": GROWTH, "typical": TYPICAL, "models": {}}

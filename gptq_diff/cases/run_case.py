@@ -72,7 +72,7 @@ def run_case(
         key, fingerprint = key_of(case, chosen, models, settings.device, settings.tensor_parallel, settings.seed)
         before = read_outcome(out) if settings.reuse else None
         if before is not None and before.key == key and before.state in (HELD, FAILED):
-            return replace(before, reused=True)
+            return _kept(replace(before, reused=True), out, case)
         _clear(out, case)
         outcome = _run(case, chosen, sound, out, settings, replace(outcome, fingerprint=fingerprint, key=key))
     except NotHere as e:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,3 +220,17 @@ def test_the_file_says_what_it_is(known, tmp_path):
     assert raw["gptq_diff_baseline"] == 1
     entry = raw["cases"]["case"]["entries"][0]
     assert set(entry) == {"backend", "prompt", "status", "kernel", "versions", "runs", "linears"}
+
+
+def test_the_page_has_the_figures_that_were_measured():
+    """docs/cases.md says how much noise there is, as benchmarks.baseline_noise measured it, and that none is called."""
+    root = Path(__file__).parents[2]
+    found = json.loads((root / "benchmarks" / "results" / "baseline-noise.json").read_text())
+    page = (root / "docs" / "cases.md").read_text()
+    for name, one in found["models"].items():
+        assert one["regressions"] == 0
+        sizes = f"{one['largest']:.2f} | {one['floors']:.2f} | {one['mean']:.3f}"
+        assert f"| {name} | {one['comparisons']:,} | {sizes} | 0 |" in page
+    assert (found["growth"], found["typical"]) == (GROWTH, TYPICAL)
+    assert f"{GROWTH} times the largest that the baseline knows" in page
+    assert f"passes {TYPICAL}, for {ENOUGH} linears or more" in page

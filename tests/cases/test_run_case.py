@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gptq_diff.cases import run_case as module
+from gptq_diff.cases.outcome_file import read_outcome
 from gptq_diff.cases.read import read_case
 from gptq_diff.cases.run_case import RunSettings, run_case
 from gptq_diff.errors import UsageError
@@ -173,7 +174,7 @@ class TestUsedAgain:
     def test_the_same_is_not_run_again(self, tmp_path, here, runs):
         before, after = self.first(tmp_path), self.first(tmp_path)
         assert len(runs) == 1
-        assert after == replace(before, reused=True)
+        assert after == replace(before, reused=True) == read_outcome(tmp_path / "out")
 
     def test_not_without_being_asked(self, tmp_path, here, runs):
         self.first(tmp_path)
