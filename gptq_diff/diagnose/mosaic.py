@@ -23,9 +23,9 @@ from gptq_diff.diagnose.state import Applied, State
 
 EXPLAINED = 4.0
 """Times the squared rounding that may be left of a column that is explained by itself."""
-PART, PART_OF_FEW = 0.25, 0.01
-"""Share of its squared error that may be left of it; with less than FEW_ROWS rows, where something soon fits."""
-FEWEST_ROWS = 4
+PARTS = {FEW_ROWS: 0.25, 4: 0.01, 2: 1e-4}
+"""Rows -> the share of its squared error that may be left of it: with few rows something soon fits."""
+FEWEST_ROWS = min(PARTS)
 """Rows with which a column can be explained by itself at all."""
 MOST_PIECES = 6
 """States that the columns are shared out to."""
@@ -79,7 +79,7 @@ def mostly(search: Search, states: Sequence[State]) -> tuple[State, torch.Tensor
 
 def _explained(search: Search, state: State) -> torch.Tensor:
     """Columns (bool [C]) of which the state leaves rounding."""
-    part = PART if len(search.case.rows_M) >= FEW_ROWS else PART_OF_FEW
+    part = next(part for rows, part in PARTS.items() if len(search.case.rows_M) >= rows)
     return (state.error2_C <= EXPLAINED * state.floor2_C) & (state.error2_C <= part * search.start.error2_C)
 
 
@@ -91,6 +91,8 @@ def _shared_out(
     What explains some columns is offered to the others as it is, alone and together, before anything else is.
     """
     offered = [state for state in states if state.applied]
+    if len(search.case.rows_M) < FEW_ROWS:  # the search has not let columns choose
+        offered += search.singles()
     shared: list[tuple[State, torch.Tensor]] = []
     left_C = bad_C
     for _ in range(MOST_PIECES):

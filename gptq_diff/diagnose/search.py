@@ -95,6 +95,11 @@ class Search:
                 return state
         return None
 
+    def singles(self) -> list[State]:
+        """Every variant that may hold in some columns, alone and in all of them."""
+        variants = [v for family in self.families.values() for v in family if v.in_columns]
+        return [state for v in variants if (state := self.with_all((v,))) is not None]
+
     def with_all(self, variants: Sequence[Variant]) -> State | None:
         """The start with these applied everywhere, one after the other; None where one cannot be."""
         state: State | None = self.start
@@ -177,9 +182,9 @@ class Search:
         self.tried += len(wholes)
         found = [state for _, state in wholes]
         local = [(v, s) for v, s in wholes if v.in_columns]
-        if not bool(at.bad_C.all()):
+        for mask_C in _chosen_columns(at):
             for variant, whole in local:
-                state = self._in_columns(at, variant, at.bad_C, whole)
+                state = self._in_columns(at, variant, mask_C, whole)
                 found += [] if state is None else [state]
         may_choose = len(self.case.rows_M) >= FEW_ROWS
         if may_choose and local:
@@ -276,6 +281,13 @@ class Search:
         x_MK = parts.x_MK * self.case.weight_M.sqrt().float()[:, None]
         rows = [torch.nonzero(blocks_K == b).flatten() for b in range(int(blocks_K.max()) + 1)]
         return torch.stack([x_MK[:, r] @ change_KC[r].nan_to_num(0.0, 0.0, 0.0) for r in rows])
+
+
+def _chosen_columns(at: State) -> list[torch.Tensor]:
+    """The columns that err, and those that err grossly, where these are others."""
+    bad_C, worst_C = at.bad_C, at.worst_C
+    found = [] if bool(bad_C.all()) else [bad_C]
+    return [*found, worst_C] if bool(worst_C.any()) and not torch.equal(worst_C, bad_C) else found
 
 
 def _helpful(state: State) -> float:

@@ -11,6 +11,9 @@ from gptq_diff.diagnose.case import bad_or_all
 from gptq_diff.diagnose.hypotheses import Variant
 from gptq_diff.diagnose.parts import Parts
 
+FAR = 10.0
+"""Times the threshold that sets gross errors apart from mild ones in other columns."""
+
 
 @dataclass(frozen=True)
 class Applied:
@@ -76,6 +79,11 @@ class State:
     def bad_C(self) -> torch.Tensor:  # noqa: N802
         """Columns that err beyond rounding, or all of them where none stands out, bool [C]."""
         return bad_or_all(self.error2_C > FACTOR**2 * self.floor2_C)
+
+    @property
+    def worst_C(self) -> torch.Tensor:  # noqa: N802
+        """Columns that err far beyond rounding, bool [C]."""
+        return self.error2_C > (FAR * FACTOR) ** 2 * self.floor2_C
 
     @property
     def wrong(self) -> int:

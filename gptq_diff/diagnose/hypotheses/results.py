@@ -32,6 +32,14 @@ def are_bfloat16(values: torch.Tensor) -> bool:
     return values.numel() >= FEWEST and torch.equal(values.to(torch.bfloat16).float(), values)
 
 
+def brain_columns(case: Case) -> torch.Tensor:
+    """Suspect columns, bool [N], of which all outputs that tell it, and enough of them, are such as bfloat16 holds."""
+    size_MN = case.y_MN.abs()
+    told_MN = case.known_MN & (size_MN < size_MN.max()) & (size_MN >= 2.0**-14)
+    are_N = ((case.y_MN.to(torch.bfloat16).float() == case.y_MN) | ~told_MN).all(dim=0)
+    return are_N & case.suspects & (told_MN.sum(dim=0) >= FEWEST_OF_COLUMN)
+
+
 @hypothesis
 def stray_bias(case: Case) -> Iterator[Variant]:
     """The product is captured before the bias is added: none belongs in it."""
@@ -71,14 +79,13 @@ def cut_off(case: Case) -> Iterator[Variant]:
 @hypothesis
 def bfloat16_result(case: Case) -> Iterator[Variant]:
     """All outputs of columns that err are values that bfloat16 holds; such columns among them, where not all are so."""
-    size_MN = case.y_MN.abs()
-    told_MN = case.known_MN & (size_MN < size_MN.max()) & (size_MN >= 2.0**-14)
-    brain_N = ((case.y_MN.to(torch.bfloat16).float() == case.y_MN) | ~told_MN).all(dim=0)
-    brain_N = brain_N & case.suspects & (told_MN.sum(dim=0) >= FEWEST_OF_COLUMN)
-    values = case.y_MN[told_MN & (case.suspects if bool(brain_N[case.suspects].all()) else brain_N)]
-    if not are_bfloat16(values):
-        return
-    alone = int(brain_N.sum()) < int(case.suspects.sum())
+    values, brain_N = suspect_outputs(case), case.suspects
+    alone = not are_bfloat16(values)
+    if alone:
+        brain_N = brain_columns(case)
+        values = case.y_MN[case.known_MN & brain_N & (case.y_MN.abs() < case.y_MN.abs().max())]
+        if not are_bfloat16(values):
+            return
 
     def rounded(y_MC: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         brain_MC = y_MC.to(torch.bfloat16).float()
