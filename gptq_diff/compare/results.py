@@ -68,9 +68,9 @@ def layer_count(
 ) -> LayerCount:
     """Compared: judged at least once on rows that were not already lost; the others with the reason.
 
-    bounded: linears that a simulator proved safe in some step.
+    A bias that was judged is no product. bounded: linears that a simulator proved safe in some step.
     """
-    judged = {j.layer for j in judgements if j.kind not in ("inherited", ORIGINAL)}
+    judged = {j.layer for j in judgements if j.kind not in ("inherited", ORIGINAL) and j.path != BIAS}
     inherited = {j.layer for j in judgements if j.kind == "inherited"} - judged
     plain = {j.layer for j in judgements if j.kind == ORIGINAL}
     reasons = dict.fromkeys(inherited, "its input was already NaN or infinite") | dict.fromkeys(plain, NOT_QUANTISED)

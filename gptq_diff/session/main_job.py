@@ -26,6 +26,7 @@ from gptq_diff.session.headroom_run import measure_headroom
 from gptq_diff.session.keep import keep_what_was_asked
 from gptq_diff.session.live_load import Live
 from gptq_diff.session.live_subjects import OFF
+from gptq_diff.session.room import check_room
 from gptq_diff.session.workarounds import Padding
 
 
@@ -46,6 +47,7 @@ def run_job(asked: Asked, run: RunDir, watcher: Watcher) -> Report:
         if asked.reference_model != asked.model:
             judge = open_checkpoint(asked.reference_model, trust_remote_code=asked.trust_remote_code)
         judge.work_device = judging_device(asked.device, judge.layers)
+        check_room(asked, model.layers, run.root)
         record = start_record(asked, model, judge)
         padding = None
         if asked.workarounds != OFF:
