@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+import junitparser
 import pytest
 
 from gptq_diff.records import FAILED, HELD, CaseOutcome
 from gptq_diff.report.check.junit import check_junit
 from tests.report.build import HOSTILE
 from tests.report.check.build import a_report, cases
-from tests.report.test_junit import valid
+from tests.report.test_junit import JENKINS, counts_are_right
 
 
 def parsed(report):
-    root = ET.fromstring(check_junit(report).encode())
-    assert root.tag == "testsuites"
-    valid(root)
+    text = check_junit(report)
+    JENKINS.validate(text)
+    root = ET.fromstring(text.encode())
+    for suite in root:
+        counts_are_right(suite)
     return {suite.get("name"): suite for suite in root}
 
 
@@ -70,6 +73,17 @@ def test_what_was_not_begun_is_skipped():
     """It is in the file, so that a reader sees that it did not run."""
     suites = parsed(a_report(cases()[1], not_begun=("later",)))
     assert suites["gptq-diff.later"][0][0].tag == "skipped"
+
+
+def test_a_reader_of_such_files_takes_it_as_it_was_meant():
+    """junitparser counts the same tests, failures, errors and skips."""
+    found = junitparser.JUnitXml.fromstring(check_junit(a_report()).encode())
+    found.update_statistics()
+    assert (found.tests, found.failures, found.errors, found.skipped) == (8, 2, 1, 1)
+    results = {case.classname: [type(r).__name__ for r in case.result] for suite in found for case in suite}
+    assert results["gptq-diff.gpu"] == ["Skipped"]
+    assert results["gptq-diff.gone"] == ["Error"]
+    assert results["gptq-diff.grown"] == ["Failure"]
 
 
 def test_the_totals():
