@@ -32,13 +32,13 @@ def healthy(folder, name):
     return write_case(folder / name, HEALTHY, ('name = "bang"', f'name = "{name}"'))
 
 
-def program(*arguments, root=None, cache=None):
-    """The program's own process, in an empty directory."""
+def program(*arguments, at, root=None, cache=None):
+    """The program's own process, in the directory `at`: where one stands comes before PYTHONPATH."""
     environment = {**os.environ, "PYTHONPATH": str(root or Path(gptq_diff.__file__).parents[1])}
     if cache is not None:
         environment["XDG_CACHE_HOME"] = str(cache)
     return subprocess.Popen(
-        [sys.executable, "-m", "gptq_diff", *map(str, arguments)], env=environment, text=True,
+        [sys.executable, "-m", "gptq_diff", *map(str, arguments)], env=environment, text=True, cwd=at,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_an_interrupted_check_goes_on_and_reports_nothing_stale(tmp_path):
     """Ctrl-C ends it with 130 and leaves no process; the next takes what is whole and the same, and runs the rest."""
     first, second, third = (healthy(tmp_path / "cases", name) for name in ("a", "b", "c"))
     check = ("check", first, second, third, "--out", tmp_path / "check", "--seed", 9)
-    process = program(*check)
+    process = program(*check, at=tmp_path)
     done = tmp_path / "check" / "cases" / "b" / "outcome.json"
     until = time.monotonic() + PATIENCE
     while not done.exists() and process.poll() is None and time.monotonic() < until:
@@ -82,7 +82,7 @@ def test_an_interrupted_check_goes_on_and_reports_nothing_stale(tmp_path):
     assert json.loads((tmp_path / "check" / "check.json").read_text())["state"] == "running"
     assert not below & set(running().values())
     second.write_text(second.read_text() + "# edited meanwhile\n")
-    code, out, err = ended(program(*check, "--json"))
+    code, out, err = ended(program(*check, "--json", at=tmp_path))
     assert code == 0, err
     found = {case["name"]: case for case in json.loads(out)["cases"]}
     assert [found[name]["state"] for name in "abc"] == ["held"] * 3
@@ -93,12 +93,12 @@ def test_two_checks_at_once_do_not_disturb_each_other(tmp_path):
     """Both build the same models in one empty cache; a third one in the first one's directory is turned away."""
     file = healthy(tmp_path, "a")
     started = [
-        program("check", file, "--out", tmp_path / name, "--json", "--seed", 5, cache=tmp_path / "cache")
+        program("check", file, "--out", tmp_path / name, "--json", "--seed", 5, at=tmp_path, cache=tmp_path / "cache")
         for name in ("one", "two")
     ]
     while not (tmp_path / "one" / "check.json").exists() and started[0].poll() is None:
         time.sleep(0.05)
-    code, _, err = ended(program("check", file, "--out", tmp_path / "one", "--overwrite"))
+    code, _, err = ended(program("check", file, "--out", tmp_path / "one", "--overwrite", at=tmp_path))
     assert (code, "another check is at work" in err) == (2, True), err
     for process in started:
         code, out, err = ended(process)
@@ -124,7 +124,7 @@ def test_a_blinded_judge_is_found_out(tmp_path):
     """Every case is green, and yet the check ends with 3 and says that this guard does not see."""
     file = healthy(tmp_path, "a")
     arguments = ("check", file, "--out", tmp_path / "check", "--seed", 0, "--junit", tmp_path / "junit.xml")
-    code, _, err = ended(program(*arguments, root=blinded(tmp_path / "blind")))
+    code, _, err = ended(program(*arguments, at=tmp_path, root=blinded(tmp_path / "blind")))
     assert code == 3, err
     assert "this guard does not see" in err
     report = json.loads((tmp_path / "check" / "check.json").read_text())
