@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from gptq_diff.cases.expectations import check_expectations
-from gptq_diff.records import Expectation, Seen
+from gptq_diff.cases.expectations import check_expectations, seen_in
+from gptq_diff.records import Expectation, Finding, Seen
+from tests.report.build import a_report, a_result
 
 DOWN = "model.layers.1.mlp.down_proj"
 BROKEN = Seen("sim-gptq", "short", "overflow", DOWN, "accumulator-overflow", True, 17, "overflow")
@@ -55,6 +58,14 @@ def test_a_failure_that_nobody_expected_is_a_difference():
         "status: expected agree, happened overflow", f"layer: expected none, happened {DOWN}",
         "cause: expected none, happened accumulator-overflow",
     )  # fmt: skip
+
+
+def test_what_came_with_the_prefix_cache_has_its_layer():
+    """No linear errs, yet the output collapsed: the finding says where what is not finite comes in."""
+    finding = Finding("nan-input", 0.9, ("from the cache",), DOWN)
+    result = replace(a_result("collapsed", "vllm-gptq"), findings=(finding,))
+    (seen,) = seen_in(a_report(result))
+    assert (seen.status, seen.layer, seen.cause, seen.collapsed) == ("collapsed", DOWN, "nan-input", True)
 
 
 def test_what_is_left_out_is_not_looked_at():
