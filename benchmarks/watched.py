@@ -19,7 +19,8 @@ SAMPLE_SECONDS = 0.02
 class Watched:
     """What one run took.
 
-    wall: seconds. cpu: seconds of all its processes together, user and system: what a busy machine leaves as it is. captured: seconds until every worker had ended, judged: from then until run.json said so.
+    wall: seconds. cpu: seconds of all its processes together, user and system: what a busy machine leaves as it is.
+    captured: seconds until every worker had ended, judged: from then until run.json said so.
     worker, parent, together: peaks of anonymous and shared memory in bytes; together is the sum at one moment.
     report: report.json.
     """
