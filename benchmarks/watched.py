@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -18,12 +19,14 @@ SAMPLE_SECONDS = 0.02
 class Watched:
     """What one run took.
 
-    wall: seconds. captured: seconds until every worker had ended, judged: from then until run.json said so.
+    wall: seconds. cpu: seconds of all its processes together, user and system: what a busy machine leaves as it is.
+    captured: seconds until every worker had ended, judged: from then until run.json said so.
     worker, parent, together: peaks of anonymous and shared memory in bytes; together is the sum at one moment.
     report: report.json.
     """
 
     wall: float
+    cpu: float
     captured: float
     judged: float
     worker: int
@@ -34,7 +37,7 @@ class Watched:
 
 def run_watched(arguments: list[str], out: Path) -> Watched:
     """Run `gptq-diff ARGUMENTS --out OUT`; any exit code but a numeric failure's or 0 is an error."""
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), _cpu_of_children()
     since: dict[str, float] = {}
     worker = parent = together = 0
     command = [sys.executable, "-m", "gptq_diff", *arguments, "--out", str(out), "--json"]
@@ -50,7 +53,22 @@ def run_watched(arguments: list[str], out: Path) -> Watched:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     captured = since["captured"]
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    return Watched(wall, captured, since.get("finished", wall) - captured, worker, parent, together, report)
+    return Watched(
+        wall,
+        _cpu_of_children() - cpu,
+        captured,
+        since.get("finished", wall) - captured,
+        worker,
+        parent,
+        together,
+        report,
+    )
+
+
+def _cpu_of_children() -> float:
+    """Seconds of all processes below this one that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _children(pid: int) -> list[int]:

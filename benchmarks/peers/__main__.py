@@ -60,12 +60,15 @@ def theirs(name: str, model: Path, out: Path, environments: Path | None) -> dict
         python = (environments or Path("nowhere")) / ENVIRONMENTS[name] / "bin" / "python"
         if not python.exists():
             return {"tool": name, "failed": "its environment was not made"}
-    command = [str(python), str(Path(__file__).with_name("tool.py")), name, str(model), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=out)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["nothing said"]
-        return {"tool": name, "failed": lines[-1][:300]}
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    found: dict[str, Any] = {}
+    for what in ("names", "cost"):
+        command = [str(python), str(Path(__file__).with_name("tool.py")), what, name, str(model), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=out)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["nothing said"]
+            return {"tool": name, "failed": lines[-1][:300]}
+        found |= json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def ours(out: Path) -> dict[str, Any]:

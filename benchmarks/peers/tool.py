@@ -1,7 +1,9 @@
-"""One tool on one prefill, under the tool's own interpreter: `python tool.py TOOL MODEL OUT` prints one line of JSON.
+"""One tool on one prefill, under the tool's own interpreter: `python tool.py names|cost TOOL MODEL OUT` prints JSON.
 
-Needs nothing of gptq-diff. The forward with the tool is timed against the forward without it, by turns; then two
-infinite values are planted in what the kernel of block 11's down_proj returns, and what the tool names is noted.
+Needs nothing of gptq-diff. names: two infinite values are planted in what the kernel of block 11's down_proj returns,
+and what the tool names is noted. cost: the forward with the tool is timed against the forward without it, by turns, and
+what it stored is compared with what it stored of the broken forward. Processes of their own: not every tool can begin
+anew.
 """
 
 from __future__ import annotations
@@ -249,15 +251,28 @@ def size_of(directory: Path) -> int:
     return sum(f.stat().st_size for f in directory.rglob("*") if f.is_file())
 
 
-def measured(name: str, model: nn.Module, out: Path) -> dict[str, Any]:
-    """Ratio, memory, bytes, comparison, and what it names."""
-    tool = TOOLS[name](model, out / "healthy")
+def bare_forward(model: nn.Module) -> Forward:
+    """The prefill."""
     ids = torch.tensor([IDS])
 
     def bare() -> Any:
         with torch.inference_mode():
             return model(input_ids=ids, use_cache=False)
 
+    return bare
+
+
+def named(name: str, model: nn.Module, out: Path) -> dict[str, Any]:
+    """What it names of a broken forward; what it stored stays in OUT/broken."""
+    tool = TOOLS[name](model, out / "broken")
+    with broken(model):
+        tool.once(bare_forward(model))
+    return {"names": tool.names()}
+
+
+def cost(name: str, model: nn.Module, out: Path) -> dict[str, Any]:
+    """Ratio, memory, bytes, comparison."""
+    tool, bare = TOOLS[name](model, out / "healthy"), bare_forward(model)
     bare()
     before = private_bytes()
     ratios, peak = [], before
@@ -273,17 +288,14 @@ def measured(name: str, model: nn.Module, out: Path) -> dict[str, Any]:
         if number:
             ratios.append((ended - again) / (between - started))
     written = size_of(tool.out)
-    healthy, tool.out = tool.out, out / "broken"
-    with broken(model):
-        tool.once(bare)
-    named = tool.names()
-    seconds = tool.compare(tool.out, healthy)
+    seconds = tool.compare(out / "broken", tool.out)
     return {
         "tool": name, "versions": ", ".join(f"{p} {version(p)}" for p in tool.packages),
         "ratio": statistics.median(ratios), "added_bytes": peak - before, "written_bytes": written,
-        "compare_seconds": seconds, "compared_bytes": written + size_of(tool.out), "names": named,
+        "compare_seconds": seconds, "compared_bytes": written + size_of(out / "broken"),
     }  # fmt: skip
 
 
 if __name__ == "__main__":
-    print(json.dumps(measured(sys.argv[1], load(Path(sys.argv[2])), Path(sys.argv[3]))))
+    work = {"names": named, "cost": cost}[sys.argv[1]]
+    print(json.dumps(work(sys.argv[2], load(Path(sys.argv[3])), Path(sys.argv[4]))))

@@ -125,7 +125,8 @@ def figures(watched: Watched) -> dict[str, Any]:
     results = watched.report["results"]
     peaks = [r["peak_private_bytes"] for r in results]
     return {
-        "wall_seconds": watched.wall, "captured_seconds": watched.captured, "judged_seconds": watched.judged,
+        "wall_seconds": watched.wall, "cpu_seconds": watched.cpu,
+        "captured_seconds": watched.captured, "judged_seconds": watched.judged,
         "seconds": {r["backend"]: r["seconds"] for r in results},
         "compared": {r["backend"]: r["layers"]["compared"] for r in results},
         "bounded": {r["backend"]: r["layers"].get("bounded", 0) for r in results},

@@ -22,11 +22,11 @@ def table(results: dict[str, Any]) -> str:
         f"Floors, measured in the same run: {floors['packed_bytes'] / 1e9:.1f} GB of packed weights read at "
         f"{floors['read_rate'] / 1e9:.1f} GB/s from the page cache; float32 products at {floors['peak'] / 1e9:.0f} G "
         f"multiply-adds/s for squares of 2048, {floors['peak_rows'] / 1e9:.0f} for {floors['rows']} rows.\n",
-        "| run | wall, s | required | | floor, s | of it | generating, s | "
+        "| run | wall, s | required | | CPU, s | floor, s | of it | generating, s | "
         + _BETWEEN
         + ", s | worker, GiB | parent, GiB "
         "| `python -m benchmarks.thirty_two --only` |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_row(name, results[name]) for name in WHAT if name in results]
     planted = results.get("planted")
@@ -49,6 +49,7 @@ def _row(name: str, row: dict[str, Any]) -> str:
     verdict = "" if most is None else "ok" if row["wall_seconds"] <= most else "MISSED"
     cells = [
         WHAT[name], f"{row['wall_seconds']:.0f}", "" if most is None else f"<= {most}", verdict,
+        f"{row['cpu_seconds']:.0f}",
         *(("", "") if floor is None else (f"{floor:.0f}", f"{row['of_floor']:.1f}x")), f"{generating:.0f}",
         f"{row['judged_seconds']:.0f}", f"{row['worker_bytes'] / 2**30:.2f}", f"{row['parent_bytes'] / 2**30:.2f}",
         f"`{name}`",

@@ -1,0 +1,67 @@
+"""Many prompts through one load of each backend, and one long prompt: time, memory, disk, and what was left out.
+
+    python -m benchmarks.long_and_many [--prompts 200] [--tokens 4000] [--scratch DIR] [--out FILE]
+
+SmolLM2, the prefill alone, with the default budget of `--capture auto`. Until everything is judged all captures are on
+the disk: 5 GB for 200 short prompts, 8 GB for one of 4,000 tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import smollm2
+from benchmarks.machine import machine
+from benchmarks.run import RESULTS, write
+from benchmarks.watched import run_watched
+from gptq_diff.cli.threads import wait_without_spinning
+
+BACKENDS = "hf-fp32,hf-fp16,sim-gptq"
+
+
+def main() -> None:
+    """Measure both, print a line each, write them."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.long_and_many", description="Long prompts, and many.")
+    parser.add_argument("--prompts", type=int, default=200, help="default: %(default)s")
+    parser.add_argument("--tokens", type=int, default=4000, help="default: %(default)s")
+    parser.add_argument("--scratch", type=Path, help="for runs; default: the system's place")
+    parser.add_argument("--out", type=Path, default=RESULTS / "long_and_many.json", help="default: %(default)s")
+    given = parser.parse_args()
+    wait_without_spinning()
+    measured_on = machine()
+    many = [[1, *(100 + (7 * n + 13 * i) % 40000 for i in range(5 + n % 15))] for n in range(given.prompts)]
+    long = [[1, *(100 + 37 * i % 40000 for i in range(given.tokens - 1))]]
+    found = {"many": measured(many, given.scratch), "long": measured(long, given.scratch)}
+    measured_on["load_average_after"] = round(os.getloadavg()[0], 2)
+    write(given.out, {"machine": measured_on, **found})
+
+
+def measured(prompts: list[list[int]], scratch: Path | None) -> dict[str, Any]:
+    """One run over these prompts."""
+    with tempfile.TemporaryDirectory(dir=scratch) as place:
+        file, out = Path(place) / "prompts.json", Path(place) / "run"
+        file.write_text(json.dumps([{"id": f"p{n}", "token_ids": ids} for n, ids in enumerate(prompts)]))
+        asked = ["run", "--model", str(smollm2.model()), "--prompt-file", str(file), "--backends", BACKENDS]
+        watched = run_watched([*asked, "--max-new-tokens", "1", "--quiet"], out)
+        kept = sum(f.stat().st_size for f in (out / "captures").rglob("*.safetensors"))
+    results = watched.report["results"]
+    row = {
+        "prompts": len(prompts), "tokens": sum(map(len, prompts)), "wall_seconds": round(watched.wall, 1),
+        "cpu_seconds": round(watched.cpu, 1), "judged_seconds": round(watched.judged, 1),
+        "load_seconds": {r["backend"]: r["seconds"]["load"] for r in results},
+        "worker_bytes": watched.worker, "parent_bytes": watched.parent, "kept_bytes": kept,
+        "left_out": watched.report["left_out"],
+        "status": {b: sorted({r["status"] for r in results if r["backend"] == b}) for b in BACKENDS.split(",")},
+        "compared": sorted({r["layers"]["compared"] for r in results}),
+    }  # fmt: skip
+    print(json.dumps(row), flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    main()
