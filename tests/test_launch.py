@@ -165,7 +165,7 @@ if backend == 'a':
 
 def test_a_worker_that_ignores_sigterm_ends_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the time of grace comes SIGKILL."""
-    monkeypatch.setattr("gptq_diff.launch.GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("gptq_diff.worker_process.GRACE_SECONDS", 0.2)
     fake = FakeWorker(tmp_path, job="signal.signal(signal.SIGTERM, signal.SIG_IGN); grandchild(); time.sleep(600)")
     assert reason(outcomes(fake.load("a", timeout=4))["a"]) == "timed out after 4 s"
     assert len(fake.pids()) == 2
