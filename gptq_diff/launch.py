@@ -24,6 +24,8 @@ from gptq_diff.worker_process import Load as Load
 SAMPLE_SECONDS = 0.05
 LINGER_SECONDS = 30.0
 """How long a worker may take to end after its last job."""
+TEARDOWN_SECONDS = 3.0
+"""The same once it has said that it ends: what an engine takes apart then, its ranks above all, is ended as well."""
 LOOK_SECONDS = 2.0
 """How often it is noted who descends from a worker."""
 
@@ -152,6 +154,7 @@ class _Watch:
         self._error: str | None = None
         self._since = 0.0
         self._done_since: float | None = None
+        self._said_end = False
         self._log_start = load.log.stat().st_size if load.log.exists() else 0
 
     def log_end(self) -> tuple[str, ...]:
@@ -181,6 +184,7 @@ class _Watch:
                         doing = "" if self._loaded else ", while it was loading"
                         return _Failure(f"timed out after {load.timeout:g} s{doing}", self._loaded)
                     if self._lingers():
+                        worker.grace = 0.0  # all that it did is kept
                         return None
                     if time.monotonic() - looked > LOOK_SECONDS:
                         worker.family.look()
@@ -208,7 +212,7 @@ class _Watch:
         if self.left():
             return False
         self._done_since = self._done_since or time.monotonic()
-        return time.monotonic() - self._done_since > LINGER_SECONDS
+        return time.monotonic() - self._done_since > (TEARDOWN_SECONDS if self._said_end else LINGER_SECONDS)
 
     def _sample(self, pid: int) -> None:
         """The memory of its captures; that of further jobs is not the backend's."""
@@ -232,6 +236,8 @@ class _Watch:
                 self._done(self._jobs[event["job"]], event)
             elif kind == "waiting":
                 self._round = event["round"]
+            elif kind == "end":
+                self._said_end, self._done_since = True, time.monotonic()
             elif kind == "error":
                 self._error = "; ".join(part for part in (event["message"], event["hint"]) if part)
 

@@ -48,9 +48,11 @@ class WorkerProcess:
 
     events: the file that it writes. further: the directory that it takes further jobs from.
     log_start: how long its log was before it began. process, family: it and all that descends from it.
+    grace: seconds that it may take to end after SIGTERM; 0 for SIGKILL at once.
     """
 
     def __init__(self, load: Load, *, asks: bool = False, early: bool = False) -> None:
+        self.grace = GRACE_SECONDS
         self._private = tempfile.TemporaryDirectory(prefix="gptq-diff-", ignore_cleanup_errors=True)
         place = Path(self._private.name)
         self.events, self.further, self._spec = place / "events.jsonl", place / "further", place / "spec.json"
@@ -83,9 +85,10 @@ class WorkerProcess:
         try:
             if self.process.poll() is None:
                 self.family.look()
-                self._signal_group(signal.SIGTERM)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.process.wait(timeout=GRACE_SECONDS)
+                if self.grace > 0:
+                    self._signal_group(signal.SIGTERM)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self.process.wait(timeout=self.grace)
         finally:
             self._signal_group(signal.SIGKILL)
             self.process.wait()
