@@ -6,51 +6,28 @@ on in a new worker. Leaving the loop in any way, Ctrl-C included, ends the worke
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 import signal
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable
 
 from gptq_diff.errors import BackendError
-from gptq_diff.jobs import AnyJob, EventReader, WorkerSpec, hand_out, round_file
+from gptq_diff.jobs import AnyJob, EventReader, hand_out, round_file
 from gptq_diff.log_end import last_line, log_end
 from gptq_diff.memory import NOTHING, MemoryUse, memory_of
-from gptq_diff.processes import MARK, Family
 from gptq_diff.text import one_line
+from gptq_diff.worker_process import Early, worker_for
+from gptq_diff.worker_process import Load as Load
 
 SAMPLE_SECONDS = 0.05
 LINGER_SECONDS = 30.0
 """How long a worker may take to end after its last job."""
-GRACE_SECONDS = 5.0
-"""How long a worker may take to end after SIGTERM, before SIGKILL."""
-CLEAR_SECONDS = 15.0
-"""How long what a worker started may take to end after SIGKILL; giving back much GPU memory takes seconds."""
+TEARDOWN_SECONDS = 3.0
+"""The same once it has said that it ends: what an engine takes apart then, its ranks above all, is ended as well."""
 LOOK_SECONDS = 2.0
 """How often it is noted who descends from a worker."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """One engine load: the interpreter, the spec without its jobs' end, and what to pass on.
-
-    python: interpreter to run. staged: directory for the front of its PYTHONPATH.
-    log: file that takes the worker's output. timeout: seconds a backend may take, the load included; None is no limit.
-    environment: variables to set for the worker.
-    """
-
-    python: Path
-    staged: Path
-    log: Path
-    timeout: float | None
-    environment: dict[str, str]
-    spec: WorkerSpec
 
 
 @dataclass
@@ -92,8 +69,12 @@ FollowUp = Callable[["Sequence[Outcome]"], "Sequence[AnyJob]"]
 """Called with the outcomes so far whenever no job is left; gives further jobs for the same load, none to end it."""
 
 
-def run_load(load: Load, listen: Listener, follow_up: FollowUp | None = None) -> list[Outcome]:
+def run_load(
+    load: Load, listen: Listener, follow_up: FollowUp | None = None, early: Early | None = None
+) -> list[Outcome]:
     """Run every job of one load; outcomes in the order the backends appear in the jobs.
+
+    early: a worker for it that may have been started before.
 
     follow_up: asked for further jobs, round after round. What goes wrong in them takes nothing back of what finished
     before: their backend gets no more of them, and Outcome.further_failure says why. Each backend's jobs of a round
@@ -103,7 +84,7 @@ def run_load(load: Load, listen: Listener, follow_up: FollowUp | None = None) ->
     further = _Further(follow_up, outcomes, frozenset(load.spec.jobs))
     jobs = load.spec.jobs
     while jobs:
-        watch = _Watch(replace(load, spec=replace(load.spec, jobs=jobs)), outcomes, listen, further)
+        watch = _Watch(replace(load, spec=replace(load.spec, jobs=jobs)), outcomes, listen, further, early)
         failure = watch.run()
         jobs = ()
         if failure is not None:
@@ -157,8 +138,11 @@ class _Watch:
     ended: it has been told that there are no further jobs.
     """
 
-    def __init__(self, load: Load, outcomes: dict[str, Outcome], listen: Listener, further: _Further) -> None:
+    def __init__(
+        self, load: Load, outcomes: dict[str, Outcome], listen: Listener, further: _Further, early: Early | None
+    ) -> None:
         self.load = load
+        self._early = early
         self.outcomes = outcomes
         self.listen = listen
         self.further = further
@@ -170,6 +154,7 @@ class _Watch:
         self._error: str | None = None
         self._since = 0.0
         self._done_since: float | None = None
+        self._said_end = False
         self._log_start = load.log.stat().st_size if load.log.exists() else 0
 
     def log_end(self) -> tuple[str, ...]:
@@ -184,39 +169,31 @@ class _Watch:
     def run(self) -> _Failure | None:
         """None when every job has finished."""
         load = self.load
-        with tempfile.TemporaryDirectory(prefix="gptq-diff-", ignore_cleanup_errors=True) as private:
-            events = Path(private) / "events.jsonl"
-            spec_file = Path(private) / "spec.json"
-            cwd = Path(private) / "cwd"
-            cwd.mkdir()
-            further = Path(private) / "further"
-            further.mkdir()
-            asks = "" if self.further.follow_up is None else str(further)
-            replace(load.spec, events=str(events), parent=os.getpid(), follow_up=asks).write(spec_file)
-            load.log.parent.mkdir(parents=True, exist_ok=True)
-            reader = EventReader(events)
-            self._since = time.monotonic()
-            try:
-                with _worker(load, spec_file, cwd) as (process, family):
-                    looked = time.monotonic()
-                    while process.poll() is None:
-                        self._sample(process.pid)
-                        self._handle(reader.new())
-                        if self._round is not None:
-                            self._answer(further)
-                        if load.timeout is not None and time.monotonic() - self._since > load.timeout:
-                            doing = "" if self._loaded else ", while it was loading"
-                            return _Failure(f"timed out after {load.timeout:g} s{doing}", self._loaded)
-                        if self._lingers():
-                            return None
-                        if time.monotonic() - looked > LOOK_SECONDS:
-                            family.look()
-                            looked = time.monotonic()
-                        time.sleep(SAMPLE_SECONDS)
-            except BackendError as e:
-                return _Failure(str(e), loaded=False)
-            self._handle(reader.new())
-            return self._verdict(process.returncode)
+        self._since = time.monotonic()
+        try:
+            with worker_for(load, asks=self.further.follow_up is not None, early=self._early) as worker:
+                self._log_start = worker.log_start
+                self._since = looked = time.monotonic()
+                process, reader = worker.process, EventReader(worker.events)
+                while process.poll() is None:
+                    self._sample(process.pid)
+                    self._handle(reader.new())
+                    if self._round is not None:
+                        self._answer(worker.further)
+                    if load.timeout is not None and time.monotonic() - self._since > load.timeout:
+                        doing = "" if self._loaded else ", while it was loading"
+                        return _Failure(f"timed out after {load.timeout:g} s{doing}", self._loaded)
+                    if self._lingers():
+                        worker.grace = 0.0  # all that it did is kept
+                        return None
+                    if time.monotonic() - looked > LOOK_SECONDS:
+                        worker.family.look()
+                        looked = time.monotonic()
+                    time.sleep(SAMPLE_SECONDS)
+                self._handle(reader.new())
+                return self._verdict(process.returncode)
+        except BackendError as e:
+            return _Failure(str(e), loaded=False)
 
     def _answer(self, further: Path) -> None:
         """The worker waits: think of its next jobs, and start the clock once they are handed out."""
@@ -235,7 +212,7 @@ class _Watch:
         if self.left():
             return False
         self._done_since = self._done_since or time.monotonic()
-        return time.monotonic() - self._done_since > LINGER_SECONDS
+        return time.monotonic() - self._done_since > (TEARDOWN_SECONDS if self._said_end else LINGER_SECONDS)
 
     def _sample(self, pid: int) -> None:
         """The memory of its captures; that of further jobs is not the backend's."""
@@ -259,6 +236,8 @@ class _Watch:
                 self._done(self._jobs[event["job"]], event)
             elif kind == "waiting":
                 self._round = event["round"]
+            elif kind == "end":
+                self._said_end, self._done_since = True, time.monotonic()
             elif kind == "error":
                 self._error = "; ".join(part for part in (event["message"], event["hint"]) if part)
 
@@ -298,47 +277,6 @@ class _Watch:
 def _gpu(event: dict[str, Any]) -> MemoryUse:
     """The GPU memory that a worker's event tells of."""
     return MemoryUse(None, None, event.get("gpu"))
-
-
-@contextlib.contextmanager
-def _worker(load: Load, spec_file: Path, cwd: Path) -> Iterator[tuple[subprocess.Popen[bytes], Family]]:
-    mark = secrets.token_hex(16)
-    environment = {**os.environ, MARK: mark}
-    inherited = environment.get("PYTHONPATH")
-    environment["PYTHONPATH"] = os.pathsep.join([str(load.staged), *([inherited] if inherited else [])])
-    environment.update(load.environment)
-    with load.log.open("ab") as log:
-        try:
-            process = subprocess.Popen(
-                [str(load.python), "-m", "gptq_diff.worker", str(spec_file)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env=environment, start_new_session=True,
-            )  # fmt: skip
-        except OSError as e:
-            raise BackendError(f"the interpreter {load.python} cannot be started: {e.strerror or e}") from e
-    family = Family(process.pid, mark)
-    try:
-        yield process, family
-    finally:
-        _end(process, family)
-
-
-def _end(process: subprocess.Popen[bytes], family: Family) -> None:
-    """Nothing that descends from the worker is left afterwards; a second Ctrl-C only skips the time of grace."""
-    try:
-        if process.poll() is None:
-            family.look()
-            _signal_group(process, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=GRACE_SECONDS)
-    finally:
-        _signal_group(process, signal.SIGKILL)
-        process.wait()
-        family.end(CLEAR_SECONDS)
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
 
 
 def _signal_name(number: int) -> str:

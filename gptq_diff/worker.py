@@ -1,10 +1,13 @@
 """The child process: `python -m gptq_diff.worker SPEC.json` loads an engine once and works through its jobs.
 
+`... SPEC.json DRAFT.json` starts before there is a spec: it imports what the draft's engine needs, and waits for it.
+
 Runs under any interpreter from Python 3.9 up that has torch, numpy, safetensors and the engine itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import traceback
@@ -19,7 +22,7 @@ from gptq_diff.processes import end_with_parent
 
 if TYPE_CHECKING:
     from gptq_diff.capture.tap import Call
-    from gptq_diff.engines.base import Engine
+    from gptq_diff.engines.base import Engine, LoadSpec
 
 POLL_SECONDS = 0.02
 """Between two looks for further jobs."""
@@ -28,16 +31,20 @@ FREE_SOME = "free memory of the GPU, or give a smaller model, shorter prompts, o
 
 def load_engine(spec: WorkerSpec) -> Engine:
     """The engine of that name with the model loaded; BackendError when it cannot take it."""
-    from gptq_diff.engines.base import LoadSpec
     from gptq_diff.engines.catalogue import engine_named
 
-    load = LoadSpec(
+    return engine_named(spec.engine)(_load_spec(spec))
+
+
+def _load_spec(spec: WorkerSpec) -> LoadSpec:
+    from gptq_diff.engines.base import LoadSpec
+
+    return LoadSpec(
         engine=spec.engine, model=Path(spec.model), dtype=spec.dtype, device=spec.device,
         trust_remote_code=spec.trust_remote_code, threads=spec.threads, seed=spec.seed, route=spec.route,
         longest=spec.longest, tensor_parallel=spec.tensor_parallel, prefix_cache=spec.prefix_cache,
         original=Path(spec.original) if spec.original else None,
     )  # fmt: skip
-    return engine_named(spec.engine)(load)
 
 
 def progress(events: Events, job: int) -> Callable[[Call], None]:
@@ -182,14 +189,29 @@ def work(spec: WorkerSpec, events: Events, further: Further | None = None) -> No
     events.say("end")
 
 
+def wait_prepared(draft: WorkerSpec, spec_file: Path) -> None:
+    """Import the engine's packages, and return once there is a spec; what cannot be imported the load will tell."""
+    end_with_parent(draft.parent)
+    from gptq_diff.engines.catalogue import prepare_engine
+
+    with contextlib.suppress(ImportError, GptqDiffError):
+        prepare_engine(_load_spec(draft))
+    while not spec_file.exists():
+        time.sleep(POLL_SECONDS)
+
+
 def main(argv: list[str]) -> int:
     """Run one spec; expected errors become an `error` event, anything else a traceback in the log.
 
     Engines import their packages when they need them, so a missing one can show at any time.
     """
-    spec = WorkerSpec.read(Path(argv[0]))
+    spec_file = Path(argv[0])
+    if len(argv) > 1:
+        wait_prepared(WorkerSpec.read(Path(argv[1])), spec_file)
+    spec = WorkerSpec.read(spec_file)
     events = Events(Path(spec.events))
-    end_with_parent(spec.parent)
+    if len(argv) == 1:
+        end_with_parent(spec.parent)
     try:
         work(spec, events)
     except GptqDiffError as e:

@@ -14,6 +14,12 @@ SCRIPT = """#!{python} -IS
 import json, os, signal, subprocess, sys, time
 
 assert sys.argv[1:3] == ["-m", "gptq_diff.worker"]
+if sys.argv[4:]:  # it was started early
+    with open(os.path.join({notes!r}, "early"), "a") as file:
+        file.write(str(os.getpid()) + chr(10))
+{early}
+    while not os.path.exists(sys.argv[3]):
+        time.sleep(0.01)
 with open(sys.argv[3]) as file:
     spec = json.load(file)
 notes = {notes!r}
@@ -92,20 +98,22 @@ at_end()
 
 class FakeWorker:
     """An executable in `folder` that acts as the interpreter of a Load; start, job, further, end: Python code to run.
+    early: the same, where it was started before its load; indented.
 
     In `job`, `backend` and `prompt` say which one it is. In `further`, `backend` and `name` (the layer) do, and what it
     returns is why the job is refused; it also runs when the worker has said that it waits: backend is None then.
     """
 
     def __init__(
-        self, folder: Path, *, start: str = "pass", job: str = "pass", further: str = "pass", end: str = "pass"
-    ) -> None:
+        self, folder: Path, *, start: str = "pass", job: str = "pass", further: str = "pass", end: str = "pass",
+        early: str = "pass",
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.notes = folder / "notes"
         self.notes.mkdir(parents=True)
         self.python = folder / "fake-python"
         self.log = folder / "logs" / "fake.log"
-        code = {"start": start, "job": job, "further": further, "end": end}
+        code = {"start": start, "job": job, "further": further, "end": end, "early": early}
         bodies = {name: _body(body) for name, body in code.items()}
         self.python.write_text(SCRIPT.format(python=sys.executable, notes=str(self.notes), **bodies))
         self.python.chmod(0o755)

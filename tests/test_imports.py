@@ -56,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "capture": NOUNS | {"checkpoint", "jobs", "numerics", "whole_file"},
     "engines": PURE | {"capture", "faults", "jobs", "releases"},
     "worker": PURE | {"capture", "engines", "jobs", "memory", "processes"},
-    "launch": NOUNS | {"jobs", "log_end", "memory", "presets", "processes", "stage", "text"},
+    "worker_process": NOUNS | {"jobs", "processes"},
+    "launch": NOUNS | {"jobs", "log_end", "memory", "presets", "stage", "text", "worker_process"},
     "models": NOUNS | {"checkpoint", "numerics"},
     "compare": PURE | {"capture", "judged_file", "rows_file"},
     "fix": PURE | {"diagnose", "models"},
@@ -66,6 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": PURE
     | {"fix", "reduce"}
     | {"capture", "compare", "diagnose", "environment", "environments", "hosts", "jobs", "launch", "memory", "models"}
+    | {"worker_process"}
     | {"presets", "prompts", "releases", "suggest", "upstream"}
     | {"between_file", "judged_file", "diagnosed_file", "report", "stage", "text"},
     "bisection": NOUNS | {"cases", "environments", "presets", "releases", "upstream"},

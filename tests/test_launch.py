@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ if backend == 'a':
 
 def test_a_worker_that_ignores_sigterm_ends_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the time of grace comes SIGKILL."""
-    monkeypatch.setattr("gptq_diff.launch.GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("gptq_diff.worker_process.GRACE_SECONDS", 0.2)
     fake = FakeWorker(tmp_path, job="signal.signal(signal.SIGTERM, signal.SIG_IGN); grandchild(); time.sleep(600)")
     assert reason(outcomes(fake.load("a", timeout=4))["a"]) == "timed out after 4 s"
     assert len(fake.pids()) == 2
@@ -201,15 +202,22 @@ def test_a_crash_on_the_way_out_takes_nothing_back(tmp_path: Path) -> None:
     assert found["a"].finished == ["short"]
 
 
+SILENT = "global say\nreal = say\nsay = lambda event, **more: None if event == 'end' else real(event, **more)"
+
+
+@pytest.mark.parametrize(("which", "start"), [("TEARDOWN_SECONDS", "pass"), ("LINGER_SECONDS", SILENT)])
 def test_a_worker_that_hangs_on_the_way_out_is_ended_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, start: str
 ) -> None:
-    """Its work is done: it is given a moment to end by itself, not the whole time limit."""
-    monkeypatch.setattr(launch, "LINGER_SECONDS", 0.3)
-    fake = FakeWorker(tmp_path, end="time.sleep(600)")
+    """Its work is done: it is given a moment to end by itself, the shorter one once it has said that it ends; an engine
+    that does not let itself be interrupted then is killed."""
+    monkeypatch.setattr(launch, which, 0.3)
+    fake = FakeWorker(tmp_path, start=start, end="signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)")
+    started = time.monotonic()
     found = outcomes(fake.load("a", timeout=60.0))
     assert (found["a"].failure, found["a"].finished) == (None, ["short"])
     assert ended(fake.pids())
+    assert time.monotonic() - started < 20, "it waited for the other limit"
 
 
 def test_an_early_end_with_status_0_is_a_failure(tmp_path: Path) -> None:

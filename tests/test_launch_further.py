@@ -150,6 +150,7 @@ def test_a_plan_that_fails_ends_the_worker(tmp_path: Any) -> None:
 def test_the_time_to_end_begins_after_the_last_round(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker whose captures are done is not taken for one that hangs on its way out."""
     monkeypatch.setattr(launch, "LINGER_SECONDS", 0.5)
+    monkeypatch.setattr(launch, "TEARDOWN_SECONDS", 0.5)
     fake = FakeWorker(tmp_path, further="time.sleep(1) if backend else None", end="time.sleep(600)")
     found = run(fake.load("a"), Plan([("a", "one")], think=lambda: time.sleep(0.7)))
     assert (found["a"].further_failure, found["a"].followed) == (None, ["/out/a/one"])

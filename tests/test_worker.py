@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -354,6 +355,7 @@ def test_a_full_disk_is_one_sentence(tiny_model: Path, tmp_path: Path, staged: P
 
 TOO_LARGE = """
 import sys
+import time
 from gptq_diff import worker
 from gptq_diff.kernels.fp16 import Fp16Kernel
 
@@ -465,3 +467,35 @@ def test_progress_events_can_be_read_as_json(tmp_path: Path) -> None:
     events = Events(tmp_path / "events")
     events.say("job", job=1)
     assert json.loads((tmp_path / "events").read_text())["job"] == 1
+
+
+def test_a_worker_without_a_spec_imports_its_engine_and_waits(tmp_path: Path) -> None:
+    """The draft says which engine; what has to be done, and where events go, comes later."""
+    draft, spec_file = tmp_path / "draft.json", tmp_path / "spec.json"
+    spec = spec_of(tmp_path, tmp_path, "fp16")
+    replace(spec, jobs=(), model="/nowhere", parent=os.getpid()).write(draft)
+    code = "import sys; from gptq_diff import worker; sys.exit(worker.main(sys.argv[1:]))"
+    child = subprocess.Popen([sys.executable, "-c", code, str(spec_file), str(draft)], stderr=subprocess.PIPE)
+    maps = Path(f"/proc/{child.pid}/maps")
+    until = time.monotonic() + 60
+    while "libtorch" not in maps.read_text():
+        assert time.monotonic() < until, "it did not import the engine"
+        time.sleep(0.05)
+    assert child.poll() is None
+    replace(spec, model=str(tmp_path / "no-model")).write(tmp_path / "part")
+    (tmp_path / "part").rename(spec_file)
+    assert child.wait(timeout=60) == 2
+    (event,) = EventReader(Path(spec.events)).new()
+    assert (event["event"], "no-model" in event["message"]) == ("error", True)
+
+
+def test_what_the_draft_names_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The load will say so, with its reason."""
+
+    def missing(spec: object) -> None:
+        raise ImportError("no such engine")
+
+    monkeypatch.setattr("gptq_diff.engines.catalogue.prepare_engine", missing)
+    monkeypatch.setattr(worker, "end_with_parent", lambda parent: None)
+    (tmp_path / "spec.json").touch()
+    worker.wait_prepared(spec_of(tmp_path, tmp_path, "fp16"), tmp_path / "spec.json")

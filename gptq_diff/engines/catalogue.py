@@ -28,3 +28,13 @@ def engine_named(name: str) -> Callable[[LoadSpec], Engine]:
 
         return GptqModelEngine
     raise BackendError(f"there is no engine called {name!r}", "see `gptq-diff backends`")
+
+
+def prepare_engine(spec: LoadSpec) -> None:
+    """Import what loading with that spec will need, without a look at GPU or checkpoint; ImportError as it comes."""
+    if spec.engine == "vllm":
+        from gptq_diff.engines.vllm_engine import import_vllm
+
+        import_vllm(spec)
+    else:
+        engine_named(spec.engine)

@@ -29,11 +29,7 @@ class VllmEngine(Engine):
     """A checkpoint in vLLM, loaded for one route; its kernel modes share the load."""
 
     def __init__(self, spec: LoadSpec) -> None:
-        os.environ.update(route_named(spec.route).environment())
-        if spec.tensor_parallel > 1 and "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
-            os.environ.update(rank_environment(spec.tensor_parallel, os.sched_getaffinity(0)))
-        import vllm
-
+        vllm = import_vllm(spec)
         if route_named(spec.route).kernel is not None and not torch.cuda.is_available():
             raise BackendError(
                 f"the route {spec.route} of vLLM needs an NVIDIA GPU, and torch sees none", "take `vllm`"
@@ -136,6 +132,18 @@ class VllmEngine(Engine):
             facts["tensor_parallel_size"] = str(self._ranks)
         facts.update({f"fast_path_rows_{b}bit": str(rows) for b, rows in self._model.boundaries.items()})
         return facts
+
+
+def import_vllm(spec: LoadSpec) -> Any:
+    """The package, with all that loading will ask of it imported; some of its variables are read when that happens."""
+    os.environ.update(route_named(spec.route).environment())
+    if spec.tensor_parallel > 1 and "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
+        os.environ.update(rank_environment(spec.tensor_parallel, os.sched_getaffinity(0)))
+    import vllm
+
+    for name in ("LLM", "EngineArgs", "SamplingParams"):  # it imports its own modules when their names are asked for
+        getattr(vllm, name)
+    return vllm
 
 
 def _itself(model: nn.Module) -> nn.Module:

@@ -24,6 +24,7 @@ from gptq_diff.session.live_subjects import OFF
 from gptq_diff.session.original import original_info
 from gptq_diff.session.workarounds import ROWS
 from gptq_diff.stage import stage_package
+from gptq_diff.worker_process import Early
 
 SHARING = frozenset({"vllm"})
 """Engines that can share a model out among ranks."""
@@ -76,22 +77,34 @@ def loads_of(asked: Asked) -> list[list[Backend]]:
     return [*([first] if first else []), *groups]
 
 
-def capture_all(asked: Asked, run: RunDir, record: RunRecord, listen: Listener, live: Live | None = None) -> RunRecord:
+def capture_all(
+    asked: Asked, run: RunDir, record: RunRecord, listen: Listener, live: Live | None = None, *, ahead: bool = False
+) -> RunRecord:
     """Run every load; run.json is rewritten after each, so an interrupted run says how far it came.
 
-    live: makes experiments while the engines are there.
+    live: makes experiments while the engines are there. ahead: start the next load's worker while one is at work, so
+    that it has imported its engine by then: worth it where there are cores to spare.
     """
     run.write_run(record.to_json())
     run.write_prompts(asked.prompts)
     staged = stage_package(cache_dir())
     forced: dict[str, tuple[int, ...]] = {}
+    loads = loads_of(asked)
+    own: Early | None = None
+    early: Early | None = None
     try:
-        for backends in loads_of(asked):
+        for backends, following in itertools.zip_longest(loads, loads[1:]):
+            own, early = early, None
+            if ahead and following is not None:
+                early = Early(_load(asked, run, staged, following, forced))
             if asked.teacher_force and backends[0].name != asked.reference and len(forced) < len(asked.prompts):
+                if own is not None:
+                    own.end()
                 outcomes = [Outcome(b.name, failure=NOTHING_TO_FORCE) for b in backends]
             else:
                 of_load = None if live is None else live.of_load(backends, [p.id for p in asked.prompts])
-                outcomes = run_load(_load(asked, run, staged, backends, forced), listen, of_load)
+                started = () if own is None else (own,)
+                outcomes = run_load(_load(asked, run, staged, backends, forced), listen, of_load, *started)
                 if of_load is not None:
                     of_load.close(outcomes)
             record = _with_outcomes(record, outcomes, run.log(backends[0].name).relative_to(run.root))
@@ -102,6 +115,10 @@ def capture_all(asked: Asked, run: RunDir, record: RunRecord, listen: Listener, 
     except BaseException:
         run.write_run(replace(record, state="interrupted").to_json())
         raise
+    finally:
+        for waiting in (own, early):
+            if waiting is not None:
+                waiting.end()
     record = replace(record, state="captured")
     run.write_run(record.to_json())
     return record

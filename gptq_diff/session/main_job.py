@@ -53,7 +53,8 @@ def run_job(asked: Asked, run: RunDir, watcher: Watcher) -> Report:
         if asked.workarounds != OFF:
             padding = Padding(run, asked.prompts, asked.max_new_tokens, asked.reference, judge, model)
         live = Live(run, asked.experiments, asked.reference, judge, model, padding)
-        record = capture_all(asked, run, record, watcher.worker, live)
+        ahead = judge.work_device.type != "cpu"  # a machine with a GPU has cores to spare
+        record = capture_all(asked, run, record, watcher.worker, live, ahead=ahead)
         return compare_and_write(run, record, judge, model, watcher, live.judged, asked)
 
 

@@ -12,7 +12,6 @@ import torch
 from gptq_diff.checkpoint.dequant import dequantise
 from gptq_diff.checkpoint.packed import PackedLinear
 from gptq_diff.checkpoint.packing import pack_rows, pack_zeros
-from gptq_diff.compare import place
 from gptq_diff.compare.judge import CapturedCall
 from gptq_diff.compare.judge_run import judge_calls, weight_of
 from gptq_diff.compare.place import judging_device
@@ -142,35 +141,3 @@ def test_a_gpu_without_room_for_a_linear_leaves_it_to_the_cpu(monkeypatch: pytes
     assert [j.kind for j in found] == ["ok", "diverged"]
     assert len(single) == 2
     assert not math.isnan(found[0].excess or 0.0)
-
-
-class FakeStream:
-    """Takes part in nothing: everything is done when it is asked for."""
-
-    def record_event(self) -> FakeStream:
-        return self
-
-    def wait_event(self, event: object) -> None:
-        assert isinstance(event, FakeStream)
-
-
-def test_linears_come_in_order_and_are_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one is judged the next two are on their way, and no more: host memory for them is bounded."""
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: FakeStream())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: FakeStream())
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: __import__("contextlib").nullcontext())
-    monkeypatch.setattr(place._Bring, "_send", lambda self, tensor: tensor.clone())
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
-    base, asked = a_linear(), []
-
-    class Many:
-        def packed(self, name: str) -> PackedLinear:
-            asked.append(name)
-            return dataclasses.replace(base, spec=dataclasses.replace(base.spec, name=name))
-
-    specs = [dataclasses.replace(base.spec, name=str(i)) for i in range(6)]
-    many: Any = Many()
-    for i, (spec, linear) in enumerate(place.linears_on(torch.device("cuda"), many, specs)):
-        assert spec.name == linear.spec.name == str(i)
-        assert torch.equal(linear.qweight, base.qweight)
-        assert len(asked) == min(i + 1 + place.AHEAD, 6)

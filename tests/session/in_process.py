@@ -22,6 +22,7 @@ from gptq_diff.session.asked import Asked
 from gptq_diff.session.main_job import run_job
 from gptq_diff.session.prepare import PromptSource, prepare
 from gptq_diff.worker import work
+from gptq_diff.worker_process import Early
 
 FIRST, SECOND = (510, 3, 4, 5), (510, *range(5, 60))
 """Token ids of a prompt of 4 tokens and one of 56, on both sides of vLLM's boundary of 50 rows; 510 is <|im_start|>."""
@@ -37,8 +38,11 @@ class Relayed(Events):
         self._hear({"event": event, **values})
 
 
-def run_here(load: Load, listen: Listener, follow_up: FollowUp | None = None) -> list[Outcome]:
+def run_here(
+    load: Load, listen: Listener, follow_up: FollowUp | None = None, early: Early | None = None
+) -> list[Outcome]:
     """What gptq_diff.launch.run_load does, in this process."""
+    assert early is None, "nothing is started ahead without a GPU"
     jobs = list(load.spec.jobs)
     outcomes = {job.backend: Outcome(job.backend) for job in jobs}
     done: list[int] = []

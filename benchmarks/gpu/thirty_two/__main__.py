@@ -4,13 +4,15 @@ Parts, each in processes of its own, its results in DIR/PART.json as soon as the
 
 build     the checkpoint, 64 blocks, with a gain shift at one block drawn from --seed
 ceilings  what the machine can do at most: copies, launches, float64 products
-run       the program itself: the reference, vllm-exllama, vllm-reconstruct, gptq-marlin; a clock on its stages; whether
-          the planted linear is named
+run-plain like for like with `bare`: no experiments and no workarounds, which bare engines do not make
+run       the program itself, by its defaults: the reference, vllm-exllama, vllm-reconstruct, gptq-marlin; a clock on
+          its stages; whether the planted linear is named
 bare      the same engines without gptq-diff, one process each
 judge     every backend's local errors once more, by themselves; the other stages
 calls     what the tap adds to one kernel call, without a model
 tap       what the tap adds to a prefill (Marlin)
 tap-gptq  the same on gptq_gemm's reconstruct path
+sizes     build and tap once more with 8 blocks, into DIR/blocks-8: how the cost grows with the model
 tests     the tests that run on a real GPU
 ranks     what the tap adds to a prefill shared among --ranks GPUs
 ranks-run the program on --ranks GPUs: the reference, vllm-exllama, gptq-marlin
@@ -26,6 +28,7 @@ import argparse
 import json
 import os
 import random
+import secrets
 import shutil
 import subprocess
 import sys
@@ -36,8 +39,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.thirty_two.prompt import Found, token_ids, vocabulary_of
+from gptq_diff.processes import MARK, Family
 
 BLOCKS = 64
+SHAPE = "synthetic-qwen2.5-32b"
 NEEDED = 24 * 10**9
 """Bytes free where the checkpoint is built."""
 SHIFT_GROUP, SHIFT_GAIN = 144, 4
@@ -84,11 +89,19 @@ def watched(part: str, command: list[str], seconds: float) -> int:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
     }
+    mark = secrets.token_hex(16)
     started = time.perf_counter()
+    process = subprocess.Popen(command, env={**environment, MARK: mark}, start_new_session=True)
+    family = Family(process.pid, mark)
     try:
-        code = subprocess.run(command, env=environment, timeout=seconds, check=False).returncode
+        code = process.wait(seconds)
     except subprocess.TimeoutExpired:
         code = 124
+    finally:
+        family.look()
+        process.kill()
+        process.wait()
+        family.end(15)  # an engine's ranks outlive it, and hold their GPU
     print(f"[{time.strftime('%H:%M:%S')}] {part}: exit {code}, {time.perf_counter() - started:.1f} s", flush=True)
     return code
 
@@ -102,7 +115,7 @@ def build(t: Thirty) -> None:
         shape = ["--hidden", "256", "--intermediate", "768", "--heads", "8", "--kv-heads", "4"]
         group = 512 // 128
     command = [
-        sys.executable, "-m", "gptq_diff", "model", "build", "tiny-qwen2" if t.trial else "synthetic-qwen2.5-32b",
+        sys.executable, "-m", "gptq_diff", "model", "build", "tiny-qwen2" if t.trial else SHAPE,
         "--blocks", str(t.blocks), *shape, *(["--group-size", "128"] if t.trial else []),
         "--gain-shift", f"{t.planted}:{group}:{8 if t.trial else SHIFT_GAIN}", "--out", str(model),
     ]  # fmt: skip
@@ -136,7 +149,9 @@ def run_arguments(t: Thirty, name: str, *more: str) -> list[str]:
 
 def run(t: Thirty, name: str = "run", *more: str) -> None:
     """The program with a clock on it, and what it says."""
-    found = Found(t.out / f"{name}.json", what="gptq-diff run, one prompt", planted=t.planted, model=t.model.name)
+    found = Found(
+        t.out / f"{name}.json", what="gptq-diff run, one prompt", planted=t.planted, model="synthetic-qwen2.5-32b"
+    )
     stages = t.out / f"{name}-stages.json"
     started = time.perf_counter()
     code = t.start(name, "timed_run", stages, *run_arguments(t, name, *more), seconds=t.asked.seconds)
@@ -147,8 +162,16 @@ def run(t: Thirty, name: str = "run", *more: str) -> None:
     report = t.place / name / "report.json"
     if report.is_file():
         raw = json.loads(report.read_text())
-        shutil.copyfile(report, t.out / f"{name}-report.json")
+        (t.out / f"{name}-report.json").write_text(public(t, report.read_text()))
         found.add(**said(raw, t.planted))
+
+
+def public(t: Thirty, text: str) -> str:
+    """The text without the directories of the machine that it was made on."""
+    for place, name in ((t.model, SHAPE), (t.place, "RUNS"), (Path(sys.prefix), "VENV"),
+                        (Path.cwd(), "."), (Path.home(), "~")):  # fmt: skip
+        text = text.replace(str(place), name)
+    return text
 
 
 def said(raw: dict[str, Any], planted: int) -> dict[str, Any]:
@@ -176,7 +199,8 @@ def bare(t: Thirty, ranks: int = 1) -> None:
     name = "bare" if ranks == 1 else f"ranks{ranks}-bare"
     found = Found(t.out / f"{name}.json", what="engines without gptq-diff, one process each, seconds", ranks=ranks)
     engines = [("reference", "", sys.executable)]
-    engines += [("vllm", route, t.vllm_python) for route in (["auto"] if t.trial else ["gptq", "marlin"])]
+    routes = ["auto"] if t.trial else ["gptq"] if ranks > 1 else ["gptq", "marlin"]
+    engines += [("vllm", route, t.vllm_python) for route in routes]
     took: dict[str, Any] = {}
     for engine, route, python in engines:
         if ranks > 1 and engine == "reference":
@@ -194,6 +218,15 @@ def bare(t: Thirty, ranks: int = 1) -> None:
               first_prefill_sum=sum(one.get("first_prefill_done_after", 0.0) for one in took.values()))  # fmt: skip
 
 
+def sizes(t: Thirty) -> None:
+    """A smaller model's tap, for the growth with the number of blocks."""
+    for blocks in (2,) if t.trial else (8,):
+        asked = argparse.Namespace(**{**vars(t.asked), "blocks": blocks, "out": t.out / f"blocks-{blocks}"})
+        smaller = Thirty(asked)
+        build(smaller)
+        tap(smaller, name="tap", profile=False)
+
+
 def judge(t: Thirty) -> None:
     """Of the part `run`."""
     t.start("judge", "judge_cost", "--run", t.place / "run", "--out", t.out / "judge.json",
@@ -206,9 +239,9 @@ def calls(t: Thirty) -> None:
             python=t.vllm_python, seconds=100)  # fmt: skip
 
 
-def tap(t: Thirty, route: str = "marlin", name: str = "tap") -> None:
+def tap(t: Thirty, route: str = "marlin", name: str = "tap", *, profile: bool = True) -> None:
     """On one GPU."""
-    more = ["--profile", t.out / f"{name}-profile.txt"] if name == "tap" else []
+    more = ["--profile", t.out / f"{name}-profile.txt"] if profile and name == "tap" else []
     if t.trial:
         route, more = "auto", [*more, "--staged", "--rounds", 3, "--slow-rounds", 1, "--memory", t.place / "memory"]
     t.start(name, "tap_cost", "--model", t.model, "--out", t.out / f"{name}.json", "--route", route,
@@ -235,12 +268,14 @@ def ranks(t: Thirty) -> None:
 
 def ranks_run(t: Thirty) -> None:
     """The program on several GPUs."""
-    t.asked.backends = t.asked.backends or "hf-fp32,vllm-exllama,gptq-marlin"
+    t.asked.backends = t.asked.backends or ("" if t.trial else "hf-fp32,vllm-exllama")
     run(t, f"ranks{t.asked.ranks}-run", "--tensor-parallel-size", str(t.asked.ranks))
 
 
 PARTS: dict[str, Callable[[Thirty], None]] = {
-    "build": build, "ceilings": ceilings, "run": run, "bare": bare, "judge": judge, "tap": tap, "calls": calls,
+    "build": build, "ceilings": ceilings, "run": run, "bare": bare, "sizes": sizes,
+    "run-plain": lambda t: run(t, "run-plain", "--experiments", "off", "--workarounds", "off"),
+    "judge": judge, "tap": tap, "calls": calls,
     "tap-gptq": lambda t: tap(t, "gptq", "tap-gptq"), "tests": tests, "ranks": ranks, "ranks-run": ranks_run,
     "ranks-bare": lambda t: bare(t, t.asked.ranks),
 }  # fmt: skip

@@ -11,6 +11,7 @@ import argparse
 import os
 import shutil
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ def main() -> None:
     found.add(seconds=seconds, tensors_of_bare=seconds["tensors"] / seconds["bare"], times=times,
               peak_gpu_bytes=engine.gpu_peak())  # fmt: skip
     shutil.rmtree(asked.place, ignore_errors=True)
+    sys.stdout.flush()
+    os._exit(0)  # vLLM waits for its ranks for a while, some releases for long; they end with this process
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint
+from gptq_diff.engines.vllm import proof as proof_module
 from gptq_diff.engines.vllm.kernels import choose
 from gptq_diff.engines.vllm.modules import FusedLinear, fused_linears
 from gptq_diff.engines.vllm.proof import PLACES, Proof, prove, proving
@@ -225,3 +226,56 @@ def test_a_stand_in_without_need_is_a_refusal(checkpoint: Checkpoint, monkeypatc
 def test_an_unknown_mode_is_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(BackendError, match="no kernel mode called 'turbo'"):
         choose("turbo", linears_of(checkpoint))
+
+
+class TestAllAtOnce:
+    """On a GPU: every module compared where it is expected, looked at once."""
+
+    @pytest.fixture(autouse=True)
+    def there(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The fake one: what is brought counts as sent; the names of modules that were looked for one by one."""
+        alone: list[str] = []
+        real = proof_module.prove
+        monkeypatch.setattr(
+            proof_module, "brought", lambda ckpt, specs, device: [(s, ckpt.packed(s.name)) for s in specs]
+        )
+        monkeypatch.setattr(
+            proof_module, "prove", lambda linear, *rest: (alone.append(linear.name), real(linear, *rest))
+        )
+        return alone
+
+    def proved(self, checkpoint: Checkpoint, model: Any) -> Proof:
+        proof = Proof()
+        proof_module.prove_all(fused_linears(model, checkpoint.layers), checkpoint, proof)
+        return proof
+
+    @pytest.fixture(autouse=True)
+    def on_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(proof_module, "device_of", lambda linears: torch.device("cuda"))
+
+    def test_what_lies_as_expected_is_proved_as_one_by_one(self, checkpoint: Checkpoint, there: list[str]) -> None:
+        model = model_of(checkpoint)
+        proof, alone = self.proved(checkpoint, model), Proof()
+        assert there == []
+        for linear in fused_linears(model, checkpoint.layers):
+            prove(linear, checkpoint, alone)
+        assert proof.places == alone.places
+        assert len(proof.places) == 4
+        assert proof.biases.keys() == alone.biases.keys()
+
+    @pytest.mark.parametrize("what", ["qweight", "qzeros", "scales"])
+    def test_one_differing_value_is_told_as_one_by_one(
+        self, checkpoint: Checkpoint, there: list[str], what: str
+    ) -> None:
+        """In the same words, by the search that looks closer."""
+        model = model_of(checkpoint)
+        getattr(model.model.layers[0].self_attn.qkv_proj, what).view(-1)[-1] += 1
+        with pytest.raises(BackendError, match=rf"does not hold {ATTENTION}.v_proj .*: {what} differs in 1 of"):
+            self.proved(checkpoint, model)
+        assert there == ["model.layers.0.self_attn.qkv_proj"]
+
+    def test_a_tensor_that_is_not_there_is_told(self, checkpoint: Checkpoint) -> None:
+        model = model_of(checkpoint)
+        model.model.layers[0].mlp.down_proj.qzeros = None
+        with pytest.raises(BackendError, match="qzeros is not there"):
+            self.proved(checkpoint, model)
