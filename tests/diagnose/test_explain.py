@@ -42,6 +42,12 @@ def without_slices(q: Made, x: torch.Tensor) -> torch.Tensor:
     return y
 
 
+def brain_input(q: Made, x: torch.Tensor, columns: list[int]) -> torch.Tensor:
+    y = product(x, q.weight())
+    y[:, columns] = product(x.bfloat16().half(), q.weight())[:, columns]
+    return y
+
+
 def in_columns(q: Made, x: torch.Tensor, columns: slice, factor: float) -> torch.Tensor:
     y = product(x, q.weight()).float()
     y[:, columns] *= factor
@@ -79,6 +85,7 @@ SINGLE: dict[str, tuple[str, Wrong]] = {
     "bfloat16 scales": ("dtype", lambda q, x: product(x, q.weight(scales=q.scales.bfloat16().float()))),
     "bfloat16 weights": ("dtype", lambda q, x: (x.float() @ q.weight().bfloat16().float()).half()),
     "a bfloat16 input": ("dtype", lambda q, x: product(x.bfloat16().half(), q.weight())),
+    "a bfloat16 input in three columns": ("dtype", lambda q, x: brain_input(q, x, [7, 130, 300])),
     "a bfloat16 result": ("dtype", lambda q, x: product(x, q.weight()).bfloat16().half()),
     "values cut off": ("clamp", lambda q, x: product(x, q.weight()).clamp(-3, 3)),
     "slices of K lost in some columns": ("race-or-uninitialised", without_slices),
