@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Callable, Protocol
+
+import torch
 
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint
@@ -66,16 +71,30 @@ def compare_and_write(
 
     known: as in judge_run. asked: for workarounds that need loads of their own; None for none.
     """
-    record = judge_run(run, record, judge, loaded, watcher.judging, known).noted(record)
-    record = judge_intervals(run, record, finished_captures(record, run), judge)
-    diagnose_run(run, record, judge, loaded)
-    measure_headroom(run, record, finished_captures(record, run), judge, loaded)
+    captures = finished_captures(record, run)
+    with beside(partial(measure_headroom, run, record, captures, judge, loaded), on=judge.work_device):
+        record = judge_run(run, record, judge, loaded, watcher.judging, known).noted(record)
+        record = judge_intervals(run, record, captures, judge)
+        diagnose_run(run, record, judge, loaded)
     decoder = Decoder(loaded.path)
     report = report_run(run, record, decoder)
     if asked is not None and _further_loads(asked, run, report, loaded, watcher):
         report = report_run(run, record, decoder)
     left_out = keep_what_was_asked(run, record)
     return write(run, replace(record, left_out=left_out, state="finished"), replace(report, left_out=left_out))
+
+
+@contextlib.contextmanager
+def beside(work: Callable[[], None], *, on: torch.device) -> Iterator[None]:
+    """Do that beside what is done inside, where a GPU makes its sums; else afterwards. Raises what it raised."""
+    if on.type == "cpu":
+        yield
+        work()
+        return
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(work)
+        yield
+        done.result()
 
 
 def _further_loads(asked: Asked, run: RunDir, report: Report, loaded: Checkpoint, watcher: Watcher) -> bool:
