@@ -488,7 +488,7 @@ class TestOptions:
                 "--original",
             ),
             *("--tensor-parallel-size", "--sweep-tokens", "--experiments", "--workarounds"),
-            *("--allow-skip", "--json", "--quiet", "--verbose", "--full-hash"),
+            *("--allow-skip", "--json", "--quiet", "--verbose", "--full-hash", "--simulate"),
         }
 
 
