@@ -64,6 +64,8 @@ def case_text(name: str, record: RunRecord, report: Report, prompts: tuple[Promp
         lines.append(f"repeats = {record.repeats}")
     if record.teacher_force:
         lines.append("teacher_force = true")
+    if record.prefix_cache:
+        lines.append("prefix_cache = true")
     for one in seen:
         lines += ["", *_expect(one)]
     return "\n".join(lines) + "\n"
