@@ -199,12 +199,20 @@ class Staging:
         while len(self._away) >= STAGED:
             self._reclaim(self._away.popleft())
         size = max(total, usual)
-        strip = stage.lowest(size, dtype) if size == usual else None
-        if strip is not None:
-            return strip
-        assert self._lane is not None
-        stage.made += 1
-        return Strip(stage.made, self._lane.staged(size, dtype))
+        while True:
+            strip = stage.lowest(size, dtype) if size == usual else None
+            if strip is not None:
+                return strip
+            assert self._lane is not None
+            try:
+                values = self._lane.staged(size, dtype)
+            except torch.cuda.OutOfMemoryError:
+                if not self._away:
+                    raise
+                self._reclaim(self._away.popleft())  # fewer have to do
+                continue
+            stage.made += 1
+            return Strip(stage.made, values)
 
     def _reclaim(self, old: Chunk) -> None:
         """Its strip may be used again; one of another size than usual is let go."""
