@@ -83,7 +83,7 @@ def picture(results: dict[str, Any]) -> str:
         "worker": [r["worker_bytes"] / 2**30 for r in rows],
         "parent": [r["parent_bytes"] / 2**30 for r in rows],
     }
-    panels = _panel(blocks, times, 60, "seconds") + _panel(blocks, sizes, 440, "GiB, anonymous and shared")
+    panels = panel(blocks, times, 60, "seconds") + panel(blocks, sizes, 440, "GiB, anonymous and shared")
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 320" font-family="sans-serif" font-size="12">'
         f'<rect width="780" height="320" fill="white"/>{panels}</svg>\n'
@@ -93,7 +93,8 @@ def picture(results: dict[str, Any]) -> str:
 COLOURS = ("#1b6ca8", "#c0504d", "#4f8a3d", "#8064a2")
 
 
-def _panel(blocks: list[int], lines: dict[str, list[float]], left: int, title: str) -> str:
+def panel(blocks: list[int], lines: dict[str, list[float]], left: int, title: str) -> str:
+    """A chart over the number of blocks, 280 wide, its left edge there; a line and a word for each of `lines`."""
     width, height, top = 280, 200, 40
     highest, last = max(max(values) for values in lines.values()) or 1.0, max(blocks)
 

@@ -172,7 +172,7 @@ class Staging:
         """All is worked off: the memory is the next prompt's."""
         self.drain.stop()
         while self._away:
-            self._reclaim(self._away.popleft())
+            self._reclaim(self._away.popleft(), settled=True)
         self._stage.close()
 
     def abandon(self) -> None:
@@ -199,15 +199,23 @@ class Staging:
         while len(self._away) >= STAGED:
             self._reclaim(self._away.popleft())
         size = max(total, usual)
-        strip = stage.lowest(size, dtype) if size == usual else None
-        if strip is not None:
-            return strip
-        assert self._lane is not None
-        stage.made += 1
-        return Strip(stage.made, self._lane.staged(size, dtype))
+        while True:
+            strip = stage.lowest(size, dtype) if size == usual else None
+            if strip is not None:
+                return strip
+            assert self._lane is not None
+            try:
+                values = self._lane.staged(size, dtype)
+            except torch.cuda.OutOfMemoryError:
+                if not self._away:
+                    raise
+                self._reclaim(self._away.popleft())  # fewer have to do
+                continue
+            stage.made += 1
+            return Strip(stage.made, values)
 
-    def _reclaim(self, old: Chunk) -> None:
-        """Its strip may be used again; one of another size than usual is let go."""
+    def _reclaim(self, old: Chunk, *, settled: bool = False) -> None:
+        """Its strip may be used again; one of another size than usual is let go. settled: all was said of it."""
         strip, shipped = old.strip, old.shipped
         assert strip is not None
         assert shipped is not None
@@ -215,7 +223,7 @@ class Staging:
             shipped.before_reuse()
         else:
             shipped.wait()
-            if not bool(torch.isfinite(shipped.largest).all()):  # how many are not is still to be counted
+            if not settled and not bool(torch.isfinite(shipped.largest).all()):  # how many are not is to be counted yet
                 old.landed = strip.values.to("cpu", copy=True)
         old.strip = None
         if len(strip.values) == CHUNK_BYTES // strip.values.dtype.itemsize:

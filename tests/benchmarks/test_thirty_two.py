@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from benchmarks.document import PAGE, filled
-from benchmarks.gpu.thirty_two.__main__ import PARTS, said
+from benchmarks.gpu.thirty_two.__main__ import PARTS, public, said
 from benchmarks.gpu.thirty_two.prompt import Found, token_ids
-from benchmarks.gpu.thirty_two.table import Row, read, rows, table
+from benchmarks.gpu.thirty_two.table import Row, by_size, picture, read, rows, table
 
 CEILINGS = {"gpu": "a GPU", "launches_per_s": 200_000, "device_to_host_bytes_per_s": 50e9,
             "host_to_device_bytes_per_s": 50e9}  # fmt: skip
@@ -56,6 +56,48 @@ def test_a_run_is_held_against_the_engines_by_themselves() -> None:
     assert row(found, "gptq-diff run").verdict == "MISSED (1.04 of it)"
     assert row(rows({"run": run}), "gptq-diff run").verdict == ""
     assert "NOT what was named" in table({"run": run})
+
+
+def test_like_for_like_and_by_default_are_both_told() -> None:
+    """Each against the bare engines, whose own figures stand there once."""
+    run = {"wall_seconds": 100.0, "planted": 5}
+    bare = {"wall_sum": 70.0, "engines": {"vllm marlin": {"wall_seconds": 25.0}}}
+    found = rows({"run": run, "run-plain": {**run, "wall_seconds": 80.0}, "bare": bare})
+    told = [(one.part, one.verdict) for one in found if one.what.startswith("gptq-diff run")]
+    assert told == [("run-plain", "ok"), ("run", "MISSED (1.19 of it)")]
+    assert sum(one.what.startswith("bare:") for one in found) == 1
+
+
+def test_a_call_stands_beside_the_launch_of_its_copy() -> None:
+    calls = {"added": 9.0, "added_by_clones": 20.0, "copies": {"cat": 6.0}}
+    found = rows({"calls": calls})
+    assert [(one.value, one.floor) for one in found] == [(9.0, 6.0), (20.0, 6.0)]
+
+
+def test_sizes_become_a_picture(tmp_path: Path) -> None:
+    """One line a way of capturing, a point a size; sizes without a tap are left out."""
+    seconds = {"bare": 0.03, "statistics": 0.033, "tensors": 0.04, "hooks, clones on the GPU": 0.05}
+    for folder, tap in (("blocks-8", {"seconds": seconds}), ("blocks-16", {"rows": 37})):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tap.json").write_text(json.dumps(tap))
+    sizes = by_size(tmp_path, {"parts": {"blocks": 64}, "tap": {"seconds": seconds}})
+    assert sorted(sizes) == [8, 64]
+    drawn = picture(sizes)
+    assert drawn.count("<polyline") == 4
+    assert drawn.count("<circle") == 8
+
+
+def test_no_directory_of_the_machine_is_in_what_is_kept() -> None:
+    """Neither the model's nor the runs', nor the interpreter's."""
+    import sys
+
+    class Here:
+        model, place = Path("/dev/shm/shape32b-64-21"), Path("/somewhere/place")
+
+    here: Any = Here()
+    text = f'"/dev/shm/shape32b-64-21", "/somewhere/place/run", "{sys.prefix}/bin/python", "{Path.cwd()}/x"'
+    kept = public(here, text)
+    assert kept == '"synthetic-qwen2.5-32b", "RUNS/run", "VENV/bin/python", "./x"'
 
 
 def test_parts_that_were_not_run_have_no_rows() -> None:

@@ -150,6 +150,35 @@ def test_a_call_larger_than_a_chunk_has_one_of_its_size(monkeypatch: pytest.Monk
     assert [(call.layer, call.rows) for call in sink.calls] == [("a", 1), ("b", 50), ("c", 1)]
 
 
+def test_a_gpu_without_room_for_more_strips_makes_do_with_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost; where there is no room for a single one, that is said."""
+
+    class Full(HostLane):
+        left = 2
+
+        def staged(self, values: int, dtype: torch.dtype) -> torch.Tensor:
+            if not self.left:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            self.left -= 1
+            return super().staged(values, dtype)
+
+    lane = Full()
+    monkeypatch.setattr(staging, "lane_of", lambda _: lane)
+    monkeypatch.setattr(staging, "CHUNK_BYTES", 4 * 14)
+    names = [str(i) for i in range(20)]
+    sink = KeepingSink()
+    tap = Tap(frozenset(names), sink)
+    tap.begin_step(0)
+    for i, name in enumerate(names):
+        tap.record(name, torch.full((1, 8), float(i)), torch.full((1, 6), -float(i)), "p")
+    tap.end_step()
+    assert [call.x.absmax for call in sink.calls] == [float(i) for i in range(20)]
+    tap = Tap(frozenset("a"), KeepingSink())
+    tap.begin_step(0)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        tap.record("a", torch.ones(1, 8), torch.ones(1, 6), "p")
+
+
 class Slow(Sink):
     """Takes calls later, in whatever thread; fails at the one named."""
 

@@ -1,5 +1,7 @@
 """The figures of a finished measurement as a table: python -m benchmarks.gpu.thirty_two.table DIR [--page]
 
+With `sizes` measured, --page also draws what a prefill costs over the number of blocks.
+
 DIR holds what `benchmarks.gpu.thirty_two` wrote; parts that are missing have no rows. Every figure stands beside what
 the machine allows, measured in the same run, and is told as a multiple of it. --page puts the table into
 docs/performance.md, between its marks.
@@ -14,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.document import PAGE, filled
+from benchmarks.thirty_two.table import panel
 
+PICTURE = "pictures/gpu-cost.svg"
 COMMAND = "python -m benchmarks.gpu.thirty_two --part"
 Raw = dict[str, Any]
 
@@ -50,14 +54,28 @@ class Row:
 def rows(parts: dict[str, Raw]) -> list[Row]:
     """Of all parts that are there."""
     found = of_building(parts)
+    found += of_calls(parts)
     for name in ("tap", "tap-gptq"):
         found += of_tap(parts, name)
-    return found + of_run(parts) + of_judging(parts) + of_ranks(parts)
+    return found + of_run(parts, "run-plain") + of_run(parts, "run") + of_judging(parts) + of_ranks(parts)
 
 
 def of_building(parts: dict[str, Raw]) -> list[Row]:
     build = parts.get("build", {})
     return [] if "seconds" not in build else [Row("model build, all blocks", build["seconds"], "s", "build", 90)]
+
+
+def of_calls(parts: dict[str, Raw]) -> list[Row]:
+    """What this process adds to one kernel call."""
+    calls = parts.get("calls", {})
+    if "added" not in calls:
+        return []
+    copies = calls["copies"]["cat"]
+    why = "launching the copy"
+    return [
+        Row("the tap, a kernel call", calls["added"], "µs", "calls", floor=copies, why=why),
+        Row("  hooks that clone, a kernel call", calls["added_by_clones"], "µs", "calls", floor=copies, why=why),
+    ]
 
 
 def of_tap(parts: dict[str, Raw], name: str) -> list[Row]:
@@ -92,18 +110,25 @@ def of_tap(parts: dict[str, Raw], name: str) -> list[Row]:
     return found
 
 
-def of_run(parts: dict[str, Raw]) -> list[Row]:
-    """The whole run against the same engines by themselves, and its stages."""
-    run, bare = parts.get("run", {}), parts.get("bare", {})
+RUNS = {
+    "run": "gptq-diff run, four backends",
+    "run-plain": "gptq-diff run, four backends, no experiments, no workarounds",
+}
+
+
+def of_run(parts: dict[str, Raw], name: str) -> list[Row]:
+    """A whole run against the same engines by themselves, and its stages."""
+    run = parts.get(name, {})
+    bare = parts.get("bare", {}) if name == "run-plain" or "run-plain" not in parts else {}  # told once
     if "wall_seconds" not in run:
         return []
-    floor = bare.get("wall_sum")
+    floor = parts.get("bare", {}).get("wall_sum")
     most = None if floor is None else round(1.2 * floor, 1)
-    found = [Row("gptq-diff run, four backends", run["wall_seconds"], "s", "run", most, floor, "the bare engines")]
+    found = [Row(RUNS[name], run["wall_seconds"], "s", name, most, floor, "the bare engines")]
     long = (stage for stage in run.get("stages", []) if stage["seconds"] >= 0.05)
-    found += [Row(f"  {stage['stage']}", stage["seconds"], "s", "run") for stage in long]
+    found += [Row(f"  {stage['stage']}", stage["seconds"], "s", name) for stage in long]
     engines = bare.get("engines", {}).items()
-    return found + [Row(f"bare: {name}", one["wall_seconds"], "s", "bare") for name, one in engines]
+    return found + [Row(f"bare: {engine}", one["wall_seconds"], "s", "bare") for engine, one in engines]
 
 
 def of_judging(parts: dict[str, Raw]) -> list[Row]:
@@ -150,6 +175,24 @@ def table(parts: dict[str, Raw]) -> str:
     return text
 
 
+def picture(taps: dict[int, Raw]) -> str:
+    """What a prefill costs over the number of blocks; taps: results of the part `tap` by that number."""
+    blocks = sorted(taps)
+    kinds = {"bare": "bare", "statistics": "statistics", "tensors": "tensors", "hooks, clones on the GPU": "clones"}
+    lines = {word: [1000 * taps[b]["seconds"][kind] for b in blocks] for kind, word in kinds.items()}
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 340" font-family="sans-serif" font-size="12">'
+        f'<rect width="400" height="340" fill="white"/>{panel(blocks, lines, 60, "milliseconds a prefill")}</svg>\n'
+    )
+
+
+def by_size(place: Path, parts: dict[str, Raw]) -> dict[int, Raw]:
+    """The part `tap` of every size that was measured."""
+    smaller = {int(folder.name.rpartition("-")[2]): read(folder) for folder in sorted(place.glob("blocks-*"))}
+    all_sizes = {**smaller, int(parts.get("parts", {}).get("blocks", 0)): parts}
+    return {blocks: found["tap"] for blocks, found in all_sizes.items() if "seconds" in found.get("tap", {})}
+
+
 def read(place: Path) -> dict[str, Raw]:
     """Every part's results by its name."""
     files = (file for file in sorted(place.glob("*.json")) if not file.stem.endswith(("-report", "-stages")))
@@ -161,9 +204,14 @@ def main() -> None:
     parser.add_argument("place", type=Path)
     parser.add_argument("--page", action="store_true")
     asked = parser.parse_args()
-    made = table(read(asked.place))
+    parts = read(asked.place)
+    made, sizes = table(parts), by_size(asked.place, parts)
+    if len(sizes) > 1:
+        made += f"\n![What a prefill costs with the tap, over the number of blocks.]({PICTURE})\n"
     print(made)
     if asked.page:
+        if len(sizes) > 1:
+            (PAGE.parent / PICTURE).write_text(picture(sizes), encoding="utf-8")
         PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), "gpu", made), encoding="utf-8")
 
 

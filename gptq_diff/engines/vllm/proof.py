@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from gptq_diff.checkpoint.brought import brought
+from gptq_diff.checkpoint.brought import brought, let_go
 from gptq_diff.engines.vllm.modules import FusedLinear, Part, fused_linears
 from gptq_diff.errors import BackendError
 
@@ -123,6 +123,7 @@ def _where_expected(
             names.append(spec.name)
             counts.append(torch.stack([unequal(*pair) for pair in pairs if pair is not None]).sum())
     equal = (torch.stack(counts) == 0).tolist() if counts else []
+    let_go()
     return frozenset(name for name, same in zip(names, equal) if same)
 
 
