@@ -53,6 +53,7 @@ class Search:
     def __init__(self, case: Case, columns: torch.Tensor, given: Sequence[Variant] = ()) -> None:
         self.case = case
         self.columns = columns
+        self._given = len(given)
         self.families = _families(case)
         self.tried = 0
         self.start = self._state(case.source.parts(case.x_MK, columns), (), ())
@@ -131,8 +132,14 @@ class Search:
         return 1.0 - self._raw(state, self.start.bad_C) / max(self._raw(self.start, self.start.bad_C), 1e-300)
 
     def suffices(self, state: State) -> bool:
-        """Whether the state is an explanation: what is left is rounding, and it is little beside what there was."""
-        loose = any(a.variant.looser > 1.0 for a in state.applied)
+        """Whether the state is an explanation: what is left is rounding, and it is little beside what there was.
+
+        Of one that leaves more than rounding by its nature the outputs' bits are the proof, not what it leaves.
+        """
+        new = state.applied[self._given :]
+        loose = [a for a in state.applied if a.variant.looser > 1.0]
+        if new == tuple(loose) and len(new) == 1:
+            return state.explains
         return bool(state.applied) and state.explains and self.share(state) >= (ENOUGH_LOOSE if loose else ENOUGH)
 
     def _raw(self, state: State, columns_C: torch.Tensor | None = None) -> float:
