@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from benchmarks.faults import run
-from benchmarks.faults.draw import Overlay, draw_fault, plantable
+from benchmarks.faults.draw import Overlay, draw_fault, plantable, undone
 from benchmarks.faults.healthy import draw_healthy
 from benchmarks.faults.lab import Lab
 from benchmarks.faults.real import ENGINES, RealLab
 from benchmarks.faults.trial import trial
 from gptq_diff.faults.catalogue import KINDS, NOT_PLANTED
+from gptq_diff.faults.fault import of_weights
 
 CAUSES = {
     "accumulator-overflow", "result-overflow", "nan-weights", "nan-input", "all-reduce", "ambiguous-zero",
@@ -55,6 +56,25 @@ def test_a_second_fault_is_drawn_on_top_of_the_first(site):
     assert first.prepared and np.array_equal(view.linear(place.layer).g_idx, first.misread[place.layer].g_idx)
     second = KINDS["zero-point-shift"](replace(place, model=view))
     assert np.array_equal(second.misread[place.layer].g_idx, first.misread[place.layer].g_idx)
+
+
+def test_a_pair_of_which_one_is_all_that_is_left_is_not_planted(site):
+    """A group size read twice as large drops the last groups' zero points, and with them a fault in those alone."""
+    layer, seed, second = "model.layers.1.mlp.up_proj", 0, None
+    for last in (True, False):
+        sound = site("4bit-asym", layer).model
+        zeros = sound.linear(layer).zeros()
+        zeros[-last, 5] = zeros[-last, 5] % 15 + 1
+        first = of_weights(
+            site("4bit-asym", layer, way="bytes"), "zero-point-shift", "", sound.linear(layer).with_zeros(zeros)
+        )
+        view = Overlay(sound, first)
+        while second is None or "group size" not in second.what:
+            seed += 1
+            second = KINDS["scale-group"](replace(site("4bit-asym", layer), rng=np.random.default_rng(seed)))
+        place = replace(site("4bit-asym", layer), model=view, rng=np.random.default_rng(seed))
+        faults = [first, KINDS["scale-group"](place)]
+        assert undone(sound, faults, place, seed) is last
 
 
 def test_every_kind_comes_once_in_a_cycle(lab):
