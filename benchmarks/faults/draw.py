@@ -95,6 +95,7 @@ class Overlay:
         self._tensors: Mapping[str, Array] = {**fault.prepared, **fault.changed}
         self._misread = fault.misread
         self.settings: Mapping[str, Any] = {**model.settings, **fault.settings}
+        self._offset = {"gptq": 1, "gptq_v2": 0}.get(str(fault.settings.get("checkpoint_format")))
 
     @property
     def linears(self) -> tuple[str, ...]:
@@ -107,6 +108,8 @@ class Overlay:
         if name in self._misread:
             return self._misread[name]  # made of what the fault prepared: that must not come on top again
         linear = self._model.linear(name)
+        if self._offset is not None:
+            linear = replace(linear, offset=self._offset)
         parts = {part: self._tensors.get(f"{name}.{part}") for part in PARTS}
         return replace(linear, **{part: array for part, array in parts.items() if array is not None})
 

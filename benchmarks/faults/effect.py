@@ -54,7 +54,9 @@ def effects_of(faults: Sequence[Fault], sound: Model, judge: Checkpoint, seen: S
     """Shares by fault and linear; sound: what the judge reads, too."""
     found, model = [], sound
     for fault in faults:
-        after: Model = Overlay(model, Fault(fault.kind, "", (), changed=fault.changed, misread=fault.misread))
+        after: Model = Overlay(
+            model, Fault(fault.kind, "", (), changed=fault.changed, misread=fault.misread, settings=fault.settings)
+        )
         if fault.at == "bias":
             found.append({"": Effect(_bias(fault, model, after, seen.broken))})
         elif fault.between is not None:

@@ -15,7 +15,7 @@ from benchmarks.faults.lab import Lab
 from benchmarks.faults.real import ENGINES, RealLab
 from benchmarks.faults.trial import trial
 from gptq_diff.faults.catalogue import KINDS, NOT_PLANTED
-from gptq_diff.faults.fault import of_weights
+from gptq_diff.faults.fault import Fault, of_weights
 
 CAUSES = {
     "accumulator-overflow", "result-overflow", "nan-weights", "nan-input", "all-reduce", "ambiguous-zero",
@@ -56,6 +56,17 @@ def test_a_second_fault_is_drawn_on_top_of_the_first(site):
     assert first.prepared and np.array_equal(view.linear(place.layer).g_idx, first.misread[place.layer].g_idx)
     second = KINDS["zero-point-shift"](replace(place, model=view))
     assert np.array_equal(second.misread[place.layer].g_idx, first.misread[place.layer].g_idx)
+
+
+def test_a_conversion_to_v2_is_seen_as_v2(site):
+    """Zero points of 16 come out as 0 there, and every other one as it was."""
+    place = site("4bit-asym", "model.layers.1.mlp.up_proj", way="bytes", seed=2)
+    fault = KINDS["ambiguous-zero"](place)
+    sound = Overlay(place.model, Fault("", "", (), prepared=fault.prepared)).linear(place.layer).zeros()
+    view = Overlay(place.model, replace(fault, prepared={}))
+    assert sound.max() == 16 and np.array_equal(view.linear(place.layer).zeros(), sound % 16)
+    other = "model.layers.0.mlp.up_proj"
+    assert np.array_equal(view.linear(other).weight(), place.model.linear(other).weight())
 
 
 def test_a_pair_of_which_one_is_all_that_is_left_is_not_planted(site):
