@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gptq_diff.session import main_job
 from tests.session.damage import DAMAGED_LAYER, edit_config
 from tests.session.originals import original_of
 
@@ -190,8 +191,7 @@ class TestReferenceModel:
         assert not (tmp_path / "out").exists()
 
     def test_of_another_group_size(self, refused: Refused, tmp_path: Path) -> None:
-        from gptq_diff.session import main_job
-from gptq_diff.models.build import build_model
+        from gptq_diff.models.build import build_model
         from gptq_diff.models.options import BuildOptions
 
         other = build_model("tiny-qwen2", BuildOptions(blocks=2, group_size=32), tmp_path / "other")
