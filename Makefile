@@ -3,11 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 ENVS ?= .envs
+LAPTOP_MODEL ?= build/synthetic-qwen2.5-32b
 SEED ?= 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser site demo check test lint types bench bench-gpu bench-faults envs engines clean clean-envs
+.PHONY: help setup browser site demo check test lint types bench bench-gpu bench-laptop bench-peers bench-faults envs engines clean clean-envs
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -49,6 +50,14 @@ bench: setup ## measure: simulator, judging, capture overhead, demo
 bench-gpu: ## measure on a GPU, all 64 blocks of the 32B's shape (PYTHON= an interpreter with vLLM; OUT=, PLACE=, PARTS=)
 	$(PYTHON) -m benchmarks.gpu.thirty_two --out $(or $(OUT),runs/bench-gpu) --place $(or $(PLACE),runs/bench-gpu-place) \
 	  $(if $(PARTS),--part $(PARTS))
+
+bench-laptop: setup ## a 32B model's shape on a CPU, whole runs against what the machine allows (18 GB: LAPTOP_MODEL=DIR)
+	$(BIN)/python -m benchmarks.thirty_two --model $(LAPTOP_MODEL)
+	$(BIN)/python -m benchmarks.long_and_many
+
+bench-peers: setup ## other tools on the same work, in environments of their own (6 GB in .envs/peers)
+	$(BIN)/python -m benchmarks.peers.recipes $(ENVS)/peers --only msprobe,nnsight
+	$(BIN)/python -m benchmarks.peers --environments $(ENVS)/peers
 
 bench-faults: setup ## plant faults of every kind and count what is said of them (SEED=, FAULTS_OPTIONS=--quick)
 	$(BIN)/python -m benchmarks.faults --seed $(SEED) $(FAULTS_OPTIONS)

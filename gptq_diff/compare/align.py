@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,33 @@ class Captured:
         self._gaps: dict[tuple[str, str], float | None] = {}
         self.seconds = 0.0
         self.rows = RowsSoFar()
+
+    def compare_inputs(self) -> None:
+        """Compare the prefill's inputs with the reference's before anybody asks, each thread every other one.
+
+        They are as many bytes as there are; reading them for the first time costs as much as the sums.
+        """
+        if self.reference is None or self._lag:
+            return
+        pairs = {}
+        for layer, places in self.places.items():
+            whole = any(p.step == 0 and not p.part and p.path not in STEPS_AFTER for p in places)
+            if whole and all(reader.has(0, layer, "in") for reader in (self.reader, self.reference)):
+                pairs[self.reader.stored_key(0, layer, "in"), self.reference.stored_key(0, layer, "in")] = layer
+        threads = torch.get_num_threads()
+        layers = list(pairs.values())
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                list(pool.map(self._compare, (layers[i::threads] for i in range(threads))))
+        finally:
+            torch.set_num_threads(threads)
+
+    def _compare(self, layers: list[str]) -> None:
+        assert self.reference is not None
+        for layer in layers:
+            x_MK = self.reader.tensor(0, layer, "in")
+            if x_MK.shape[0] >= FEW_ROWS:
+                self._gap(layer, 0, x_MK, self.reference, 0)
 
     def has_calls(self, layer: str) -> bool:
         """Whether there is any whose tensors were kept."""

@@ -66,6 +66,8 @@ def _judged(
     largest = max((s.in_features * s.out_features for s in judge.layers), default=0)
     memory = torch.empty(largest, dtype=torch.float32, device=device)
     there = [spec for spec in judge.layers if any(captured.has_calls(spec.name) for captured in captures.values())]
+    for captured in captures.values():
+        captured.compare_inputs()
     started = time.perf_counter()
     for done, (spec, linear) in enumerate(linears_on(device, judge, there)):
         all_calls = ((key, call) for key, captured in captures.items() for call in captured.calls(spec.name))

@@ -1,148 +1,88 @@
-"""The measurement of the 32B's shape on a GPU: its table, and what it reads off a report."""
+"""What the benchmark at 32B's shape does to a model is undone, and what it writes down can be read."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 from pathlib import Path
-from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
+import torch
 
-from benchmarks.document import PAGE, filled
-from benchmarks.gpu.thirty_two.__main__ import PARTS, public, said
-from benchmarks.gpu.thirty_two.prompt import Found, token_ids
-from benchmarks.gpu.thirty_two.table import Row, by_size, picture, read, rows, table
-
-CEILINGS = {"gpu": "a GPU", "launches_per_s": 200_000, "device_to_host_bytes_per_s": 50e9,
-            "host_to_device_bytes_per_s": 50e9}  # fmt: skip
-TAP = {
-    "rows": 37, "route": "marlin", "written_bytes": 500_000_000, "versions": {"vllm": "0.20.2", "torch": "2.11"},
-    "seconds": {
-        "bare": 0.030, "followed": 0.031, "statistics": 0.033, "tensors": 0.042, "hooks, copied to the CPU": 0.3,
-        "tensors to disk": 0.05, "tensors to disk, written afterwards": 0.5,
-    },
-    "work": {
-        "bare": {"launches": 1000, "gpu_busy_seconds": 0.01},
-        "statistics": {"launches": 1300, "gpu_busy_seconds": 0.01},
-        "tensors": {"launches": 1400, "gpu_busy_seconds": 0.01},
-    },
-}  # fmt: skip
+from benchmarks.peers import table as peers_table
+from benchmarks.thirty_two import table
+from benchmarks.thirty_two.planted import planted
+from benchmarks.thirty_two.slices import first_blocks
+from gptq_diff.checkpoint.reader import open_checkpoint
+from gptq_diff.models.build import build_model
+from gptq_diff.models.gain_shift import shift_linears
+from gptq_diff.models.options import BuildOptions, GainShift
 
 
-def row(found: list[Row], what: str) -> Row:
-    return next(one for one in found if one.what.strip().startswith(what))
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return build_model("tiny-qwen2", BuildOptions(blocks=3), tmp_path / "model")
 
 
-def test_every_figure_is_told_as_a_multiple_of_what_the_machine_allows() -> None:
-    """Launches by their own cost, copies by PCIe's, judging by the bytes that have to be brought."""
-    judge = {"packed_bytes": 18e9, "by_backend": {"gptq-marlin": {"seconds": 2.0, "captured_bytes": 1e9}}}
-    found = rows({"ceilings": CEILINGS, "tap": TAP, "judge": judge})
-    bare = row(found, "prefill of 37 tokens")
-    assert bare.floor == pytest.approx(1000 / 200_000)
-    assert row(found, "with the tap, statistics").verdict == "ok"
-    tensors = row(found, "with the tap, tensors")
-    assert tensors.verdict == "MISSED (1.08 of it)"
-    assert tensors.floor == pytest.approx((0.030 + 400 / 200_000) / 0.030)
-    assert row(found, "tensors to disk, written").floor == pytest.approx(0.01)
-    assert row(found, "local errors, gptq-marlin").floor == pytest.approx(19e9 / 50e9)
+def digest(directory: Path) -> dict[str, str]:
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in directory.iterdir()}
 
 
-def test_a_run_is_held_against_the_engines_by_themselves() -> None:
-    """1.2 times their sum is what it may take; without them nothing is required."""
-    run = {"wall_seconds": 250.0, "stages": [{"stage": "judge_run", "seconds": 3.0}], "planted": 5,
-           "planted_linear_named": False, "failing": ["vllm-exllama"], "verdict": "It broke."}  # fmt: skip
-    bare = {"wall_sum": 200.0, "engines": {"vllm marlin": {"wall_seconds": 90.0}}}
-    found = rows({"run": run, "bare": bare})
-    assert row(found, "gptq-diff run").verdict == "MISSED (1.04 of it)"
-    assert row(rows({"run": run}), "gptq-diff run").verdict == ""
-    assert "NOT what was named" in table({"run": run})
+def test_a_planted_shift_is_exact_and_taken_back(model: Path) -> None:
+    """Inside, both linears are those that the gain shift makes; outside, after an error, every byte is as before."""
+    before, shift = digest(model), GainShift(1, 2, 8)
+    names = [f"model.layers.1.mlp.{part}_proj" for part in ("up", "down")]
+    with open_checkpoint(model) as checkpoint:
+        wanted = [p.scales.clone() for p in shift_linears(*(checkpoint.packed(n) for n in names), shift)]
+    with pytest.raises(RuntimeError, match="on the way"), planted(model, shift) as layer:
+        with open_checkpoint(model) as checkpoint:
+            assert all(torch.equal(checkpoint.packed(n).scales, w) for n, w in zip(names, wanted))
+        assert layer == names[1] and digest(model) != before
+        raise RuntimeError("on the way")
+    assert digest(model) == before
 
 
-def test_like_for_like_and_by_default_are_both_told() -> None:
-    """Each against the bare engines, whose own figures stand there once."""
-    run = {"wall_seconds": 100.0, "planted": 5}
-    bare = {"wall_sum": 70.0, "engines": {"vllm marlin": {"wall_seconds": 25.0}}}
-    found = rows({"run": run, "run-plain": {**run, "wall_seconds": 80.0}, "bare": bare})
-    told = [(one.part, one.verdict) for one in found if one.what.startswith("gptq-diff run")]
-    assert told == [("run-plain", "ok"), ("run", "MISSED (1.19 of it)")]
-    assert sum(one.what.startswith("bare:") for one in found) == 1
+def test_a_slice_is_the_first_blocks_of_the_same_files(model: Path, tmp_path: Path) -> None:
+    """Fewer linears, the same tensors, nothing copied."""
+    part = first_blocks(model, 2, tmp_path / "part")
+    with open_checkpoint(part) as few, open_checkpoint(model) as whole:
+        assert [s.name for s in few.layers] == [s.name for s in whole.layers if ".layers.2." not in s.name]
+        name = few.layers[-1].name
+        assert torch.equal(few.packed(name).qweight, whole.packed(name).qweight)
+    assert all(f.is_symlink() for f in part.glob("*.safetensors"))
 
 
-def test_a_call_stands_beside_the_launch_of_its_copy() -> None:
-    calls = {"added": 9.0, "added_by_clones": 20.0, "copies": {"cat": 6.0}}
-    found = rows({"calls": calls})
-    assert [(one.value, one.floor) for one in found] == [(9.0, 6.0), (20.0, 6.0)]
-
-
-def test_sizes_become_a_picture(tmp_path: Path) -> None:
-    """One line a way of capturing, a point a size; sizes without a tap are left out."""
-    seconds = {"bare": 0.03, "statistics": 0.033, "tensors": 0.04, "hooks, clones on the GPU": 0.05}
-    for folder, tap in (("blocks-8", {"seconds": seconds}), ("blocks-16", {"rows": 37})):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "tap.json").write_text(json.dumps(tap))
-    sizes = by_size(tmp_path, {"parts": {"blocks": 64}, "tap": {"seconds": seconds}})
-    assert sorted(sizes) == [8, 64]
-    drawn = picture(sizes)
-    assert drawn.count("<polyline") == 4
-    assert drawn.count("<circle") == 8
-
-
-def test_no_directory_of_the_machine_is_in_what_is_kept() -> None:
-    """Neither the model's nor the runs', nor the interpreter's."""
-    import sys
-
-    class Here:
-        model, place = Path("/dev/shm/shape32b-64-21"), Path("/somewhere/place")
-
-    here: Any = Here()
-    text = f'"/dev/shm/shape32b-64-21", "/somewhere/place/run", "{sys.prefix}/bin/python", "{Path.cwd()}/x"'
-    kept = public(here, text)
-    assert kept == '"synthetic-qwen2.5-32b", "RUNS/run", "VENV/bin/python", "./x"'
-
-
-def test_parts_that_were_not_run_have_no_rows() -> None:
-    assert rows({}) == []
-    assert rows({"tap": {"rows": 37}, "run": {"planted": 3}, "judge": {}}) == []
-
-
-def test_the_page_takes_the_table(tmp_path: Path) -> None:
-    """docs/performance.md has the marks; what a part has found so far is on disk after every addition."""
-    found = Found(tmp_path / "ceilings.json", what="ceilings")
-    found.add(**CEILINGS)
-    (tmp_path / "tap.json").write_text(json.dumps(TAP))
-    (tmp_path / "run-report.json").write_text("{}")
-    parts = read(tmp_path)
-    assert sorted(parts) == ["ceilings", "tap"]
-    assert "| `tap` |" in filled(PAGE.read_text(encoding="utf-8"), "gpu", table(parts))
-
-
-def result(name: str, status: str, layer: str | None) -> dict[str, Any]:
-    bad = None if layer is None else {"layer": layer}
+def row(wall: float, **more: object) -> dict[str, object]:
+    seconds = {"hf-fp32": {"generate": wall / 4}, "sim-exllama": {"generate": wall / 2}}
     return {
-        "backend": name, "status": status, "first_bad": bad, "layers": {"compared": 448}, "seconds": {},
-        "findings": [{"cause": "accumulator-overflow"}], "workarounds": [],
-        "peak_private_bytes": 1, "peak_gpu_bytes": 1,
+        "wall_seconds": wall, "cpu_seconds": wall, "judged_seconds": wall / 5, "seconds": seconds,
+        "worker_bytes": 2**30, "parent_bytes": 2**29, **more,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("layer", "named"), [("model.layers.9.mlp.down_proj", True), ("model.layers.8.mlp.down_proj", False), (None, False)]
-)
-def test_what_was_planted_has_to_be_named_exactly(layer: str | None, named: bool) -> None:
-    """The first layer of every failing backend, and at least one must fail."""
-    bad = result("vllm-exllama", "overflow" if layer else "agree", layer)
-    raw = {"results": [result("hf-fp32", "agree", None), bad], "verdict": {"summary": "s"}, "skipped_backends": []}
-    assert said(raw, 9)["planted_linear_named"] is named
+def test_results_become_tables_and_a_picture() -> None:
+    """A run within its limit and one beyond it, the planted case, the slices; the picture is XML with a line each."""
+    results = {
+        "floors": {"packed_bytes": 16e9, "read_rate": 8e9, "peak": 1.6e11, "peak_rows": 6e10, "rows": 37},
+        "hf-fp32": row(80.0, most_seconds=120, floor_seconds=16.0, of_floor=5.0),
+        "targeted": row(200.0, most_seconds=180, floor_seconds=20.0, of_floor=10.0),
+        "planted": row(90.0, planted="model.layers.7.mlp.down_proj", right=True, verdict="It breaks there.",
+                       compared={"sim-exllama": 1}),
+        "slices": [{"blocks": 2, **row(10.0)}, {"blocks": 64, **row(200.0)}],
+    }  # fmt: skip
+    text = table.table(results)
+    assert "| `hf-fp32` alone | 80 | <= 120 | ok | 80 | 16 | 5.0x |" in text and "| <= 180 | MISSED |" in text
+    assert "Planted at `model.layers.7.mlp.down_proj`: found there by both simulators, 1 linears simulated." in text
+    assert text.count("\n| 2 |") == text.count("\n| 64 |") == 1 and f"({table.PICTURE})" in text
+    drawn = ET.fromstring(table.picture(results))
+    assert len(drawn.findall(".//{*}polyline")) == 6
 
 
-def test_ids_lie_within_the_vocabulary() -> None:
-    for vocabulary in (512, 152064):
-        ids = token_ids(200, vocabulary)
-        assert len(ids) == 200
-        assert 0 <= min(ids) <= max(ids) < vocabulary
-
-
-def test_every_part_is_described() -> None:
-    from benchmarks.gpu.thirty_two import __main__ as script
-
-    assert all(f"\n{part} " in (script.__doc__ or "") for part in PARTS)
+def test_tools_become_a_table() -> None:
+    """A tool that compares, one that does not, one that was not run."""
+    ran = {"tool": "a", "versions": "a 1", "ratio": 2.0, "added_bytes": 3e6, "written_bytes": 4e6, "names": "nothing"}
+    text = peers_table.table({"tools": [
+        {**ran, "compare_seconds": 2.0, "compared_bytes": 8e6}, {**ran, "compare_seconds": None, "compared_bytes": 0},
+        {"tool": "b", "failed": "no environment"},
+    ]})  # fmt: skip
+    assert "| a | a 1 | 2.00 | 3 | 4.0 | 4 MB/s (2.00 s) | nothing |" in text and "not run: no environment" in text

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gptq_diff.session import main_job
 from tests.session.damage import DAMAGED_LAYER, edit_config
 from tests.session.originals import original_of
 
@@ -365,8 +366,14 @@ class TestOutput:
         yield place
         subprocess.run(["umount", str(place)], check=True)
 
-    def test_a_full_disk(self, refused: Refused, full_disk: Path) -> None:
+    def test_too_small_a_disk(self, refused: Refused, full_disk: Path) -> None:
+        """What the run will store is known beforehand: nothing runs."""
+        said = refused(out=full_disk / "out", code=2)
+        assert "of tensors until they are judged" in said and "has 0.0 GB free" in said
+
+    def test_a_full_disk(self, refused: Refused, full_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whoever meets it first, worker or parent, the sentence names it; nothing is left running."""
+        monkeypatch.setattr(main_job, "check_room", lambda *_: None)  # others may fill it while the run goes on
         said = refused(out=full_disk / "out", code=2)
         assert "No space left on device" in said
 

@@ -112,3 +112,31 @@ def test_a_reference_with_a_cache_of_its_own(cached, tmp_path):
     both = cached_capture(tmp_path / "c", x[cached:], cached)
     (call,) = Captured(both, theirs).calls("a")
     assert call.inherited_l2_rel == 0.0 if cached == 4 else torch.equal(call.reference_x, x[cached:])
+
+
+def long_capture(path, seed, skip=()):
+    """A prefill of 9 rows through four linears, of which b took the very input of a."""
+    writer = CaptureWriter(path)
+    tap = Tap(frozenset("abcd"), writer)
+    tap.begin_step(0)
+    x_MK = {layer: x_of(9, seed=seed + i) for i, layer in enumerate("aacd")}
+    first = x_MK["a"]
+    for layer, x in (("a", first), ("b", first), ("c", x_MK["c"]), ("d", x_MK["d"])):
+        tap.record(layer, x, torch.zeros(len(x), N).half(), "fp16")
+    tap.end_step()
+    writer.close()
+    where = {key: place for key, place in writer.where.items() if key not in skip}
+    writer.finish(manifest((1,), order=tuple(tap.order), where=where), torch.zeros(5))
+    return CaptureReader(path)
+
+
+def test_comparing_ahead_says_what_asking_one_by_one_says(tmp_path, monkeypatch):
+    """Every prefill's input, shared ones once; afterwards nobody compares again; one that is gone is left out."""
+    ours, theirs = long_capture(tmp_path / "a", 1), long_capture(tmp_path / "b", 5, skip=("0/d/in",))
+    one_by_one, ahead = Captured(ours, theirs), Captured(ours, theirs)
+    expected = {layer: [c.inherited_l2_rel for c in one_by_one.calls(layer)] for layer in "abcd"}
+    ahead.compare_inputs()
+    monkeypatch.setattr(torch.linalg, "vector_norm", lambda *_: pytest.fail("compared again"))
+    assert {layer: [c.inherited_l2_rel for c in ahead.calls(layer)] for layer in "abcd"} == expected
+    assert expected["a"] == expected["b"] != expected["c"] and expected["d"] == [None]
+    assert None not in expected["a"] + expected["c"]

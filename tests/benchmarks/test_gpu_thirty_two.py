@@ -1,0 +1,148 @@
+"""The measurement of the 32B's shape on a GPU: its table, and what it reads off a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.document import PAGE, filled
+from benchmarks.gpu.thirty_two.__main__ import PARTS, public, said
+from benchmarks.gpu.thirty_two.prompt import Found, token_ids
+from benchmarks.gpu.thirty_two.table import Row, by_size, picture, read, rows, table
+
+CEILINGS = {"gpu": "a GPU", "launches_per_s": 200_000, "device_to_host_bytes_per_s": 50e9,
+            "host_to_device_bytes_per_s": 50e9}  # fmt: skip
+TAP = {
+    "rows": 37, "route": "marlin", "written_bytes": 500_000_000, "versions": {"vllm": "0.20.2", "torch": "2.11"},
+    "seconds": {
+        "bare": 0.030, "followed": 0.031, "statistics": 0.033, "tensors": 0.042, "hooks, copied to the CPU": 0.3,
+        "tensors to disk": 0.05, "tensors to disk, written afterwards": 0.5,
+    },
+    "work": {
+        "bare": {"launches": 1000, "gpu_busy_seconds": 0.01},
+        "statistics": {"launches": 1300, "gpu_busy_seconds": 0.01},
+        "tensors": {"launches": 1400, "gpu_busy_seconds": 0.01},
+    },
+}  # fmt: skip
+
+
+def row(found: list[Row], what: str) -> Row:
+    return next(one for one in found if one.what.strip().startswith(what))
+
+
+def test_every_figure_is_told_as_a_multiple_of_what_the_machine_allows() -> None:
+    """Launches by their own cost, copies by PCIe's, judging by the bytes that have to be brought."""
+    judge = {"packed_bytes": 18e9, "by_backend": {"gptq-marlin": {"seconds": 2.0, "captured_bytes": 1e9}}}
+    found = rows({"ceilings": CEILINGS, "tap": TAP, "judge": judge})
+    bare = row(found, "prefill of 37 tokens")
+    assert bare.floor == pytest.approx(1000 / 200_000)
+    assert row(found, "with the tap, statistics").verdict == "ok"
+    tensors = row(found, "with the tap, tensors")
+    assert tensors.verdict == "MISSED (1.08 of it)"
+    assert tensors.floor == pytest.approx((0.030 + 400 / 200_000) / 0.030)
+    assert row(found, "tensors to disk, written").floor == pytest.approx(0.01)
+    assert row(found, "local errors, gptq-marlin").floor == pytest.approx(19e9 / 50e9)
+
+
+def test_a_run_is_held_against_the_engines_by_themselves() -> None:
+    """1.2 times their sum is what it may take; without them nothing is required."""
+    run = {"wall_seconds": 250.0, "stages": [{"stage": "judge_run", "seconds": 3.0}], "planted": 5,
+           "planted_linear_named": False, "failing": ["vllm-exllama"], "verdict": "It broke."}  # fmt: skip
+    bare = {"wall_sum": 200.0, "engines": {"vllm marlin": {"wall_seconds": 90.0}}}
+    found = rows({"run": run, "bare": bare})
+    assert row(found, "gptq-diff run").verdict == "MISSED (1.04 of it)"
+    assert row(rows({"run": run}), "gptq-diff run").verdict == ""
+    assert "NOT what was named" in table({"run": run})
+
+
+def test_like_for_like_and_by_default_are_both_told() -> None:
+    """Each against the bare engines, whose own figures stand there once."""
+    run = {"wall_seconds": 100.0, "planted": 5}
+    bare = {"wall_sum": 70.0, "engines": {"vllm marlin": {"wall_seconds": 25.0}}}
+    found = rows({"run": run, "run-plain": {**run, "wall_seconds": 80.0}, "bare": bare})
+    told = [(one.part, one.verdict) for one in found if one.what.startswith("gptq-diff run")]
+    assert told == [("run-plain", "ok"), ("run", "MISSED (1.19 of it)")]
+    assert sum(one.what.startswith("bare:") for one in found) == 1
+
+
+def test_a_call_stands_beside_the_launch_of_its_copy() -> None:
+    calls = {"added": 9.0, "added_by_clones": 20.0, "copies": {"cat": 6.0}}
+    found = rows({"calls": calls})
+    assert [(one.value, one.floor) for one in found] == [(9.0, 6.0), (20.0, 6.0)]
+
+
+def test_sizes_become_a_picture(tmp_path: Path) -> None:
+    """One line a way of capturing, a point a size; sizes without a tap are left out."""
+    seconds = {"bare": 0.03, "statistics": 0.033, "tensors": 0.04, "hooks, clones on the GPU": 0.05}
+    for folder, tap in (("blocks-8", {"seconds": seconds}), ("blocks-16", {"rows": 37})):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tap.json").write_text(json.dumps(tap))
+    sizes = by_size(tmp_path, {"parts": {"blocks": 64}, "tap": {"seconds": seconds}})
+    assert sorted(sizes) == [8, 64]
+    drawn = picture(sizes)
+    assert drawn.count("<polyline") == 4
+    assert drawn.count("<circle") == 8
+
+
+def test_no_directory_of_the_machine_is_in_what_is_kept() -> None:
+    """Neither the model's nor the runs', nor the interpreter's."""
+    import sys
+
+    class Here:
+        model, place = Path("/dev/shm/shape32b-64-21"), Path("/somewhere/place")
+
+    here: Any = Here()
+    text = f'"/dev/shm/shape32b-64-21", "/somewhere/place/run", "{sys.prefix}/bin/python", "{Path.cwd()}/x"'
+    kept = public(here, text)
+    assert kept == '"synthetic-qwen2.5-32b", "RUNS/run", "VENV/bin/python", "./x"'
+
+
+def test_parts_that_were_not_run_have_no_rows() -> None:
+    assert rows({}) == []
+    assert rows({"tap": {"rows": 37}, "run": {"planted": 3}, "judge": {}}) == []
+
+
+def test_the_page_takes_the_table(tmp_path: Path) -> None:
+    """docs/performance.md has the marks; what a part has found so far is on disk after every addition."""
+    found = Found(tmp_path / "ceilings.json", what="ceilings")
+    found.add(**CEILINGS)
+    (tmp_path / "tap.json").write_text(json.dumps(TAP))
+    (tmp_path / "run-report.json").write_text("{}")
+    parts = read(tmp_path)
+    assert sorted(parts) == ["ceilings", "tap"]
+    assert "| `tap` |" in filled(PAGE.read_text(encoding="utf-8"), "gpu", table(parts))
+
+
+def result(name: str, status: str, layer: str | None) -> dict[str, Any]:
+    bad = None if layer is None else {"layer": layer}
+    return {
+        "backend": name, "status": status, "first_bad": bad, "layers": {"compared": 448}, "seconds": {},
+        "findings": [{"cause": "accumulator-overflow"}], "workarounds": [],
+        "peak_private_bytes": 1, "peak_gpu_bytes": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layer", "named"), [("model.layers.9.mlp.down_proj", True), ("model.layers.8.mlp.down_proj", False), (None, False)]
+)
+def test_what_was_planted_has_to_be_named_exactly(layer: str | None, named: bool) -> None:
+    """The first layer of every failing backend, and at least one must fail."""
+    bad = result("vllm-exllama", "overflow" if layer else "agree", layer)
+    raw = {"results": [result("hf-fp32", "agree", None), bad], "verdict": {"summary": "s"}, "skipped_backends": []}
+    assert said(raw, 9)["planted_linear_named"] is named
+
+
+def test_ids_lie_within_the_vocabulary() -> None:
+    for vocabulary in (512, 152064):
+        ids = token_ids(200, vocabulary)
+        assert len(ids) == 200
+        assert 0 <= min(ids) <= max(ids) < vocabulary
+
+
+def test_every_part_is_described() -> None:
+    from benchmarks.gpu.thirty_two import __main__ as script
+
+    assert all(f"\n{part} " in (script.__doc__ or "") for part in PARTS)
