@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from gptq_diff.capture.call import Fused, stored_name
+from gptq_diff.capture.ways import Views, Way, one_launch, views_of
 
 MOST_VIEWS = 4096
 """Of one strip, after which they are made anew: prompts of many lengths each have their own."""
@@ -44,15 +45,18 @@ Where x does not lie there, it is that of the call before. y of a step after a p
 """
 
 
+Key = tuple[int, "tuple[int, ...]", "tuple[int, ...]"]
+
+
 class Strip:
-    """Memory beside the engine's tensors, flat; views: those of it that were made so far, by (offset, values)."""
+    """Memory beside the engine's tensors, flat; views: those made of it so far, by offset and the shapes of x and y."""
 
     __slots__ = ("number", "values", "views")
 
     def __init__(self, number: int, values: torch.Tensor) -> None:
         self.number = number
         self.values = values
-        self.views: dict[tuple[int, int], torch.Tensor] = {}
+        self.views: dict[Key, Views] = {}
 
 
 class Stage:
@@ -60,20 +64,21 @@ class Stage:
 
     at: offset in the strip at hand of the first free value; room: values that it holds, 0 where there is none.
     dtype: of the values. views: the strip's. calls: what has been staged there, in order.
-    free: strips that nobody reads any more.
+    free: strips that nobody reads any more. way: how x and y are copied there.
     """
 
-    __slots__ = ("at", "calls", "dtype", "free", "made", "room", "strip", "views")
+    __slots__ = ("at", "calls", "dtype", "free", "made", "room", "strip", "views", "way")
 
     def __init__(self) -> None:
         self.at = 0
         self.room = 0
         self.dtype: torch.dtype | None = None
         self.strip: Strip | None = None
-        self.views: dict[tuple[int, int], torch.Tensor] = {}
+        self.views: dict[Key, Views] = {}
         self.calls: list[AsStaged] = []
         self.free: list[Strip] = []
         self.made = 0
+        self.way: Way = one_launch
 
     def open(self, strip: Strip, room: int) -> None:
         """Calls go there from now on, as far as those values."""
@@ -84,12 +89,13 @@ class Stage:
         """There is no room for any call."""
         self.strip, self.views, self.room, self.calls = None, {}, 0, []
 
-    def view(self, at: int, total: int) -> torch.Tensor:
+    def view(self, at: int, x_MK: torch.Tensor, y_MN: torch.Tensor) -> Views:
         """Made now, and found in `views` the next time."""
         assert self.strip is not None
         if len(self.views) >= MOST_VIEWS:
             self.views.clear()
-        made = self.views[at, total] = self.strip.values.narrow(0, at, total)
+        flat = self.strip.values.narrow(0, at, x_MK.numel() + y_MN.numel())
+        made = self.views[at, x_MK.shape, y_MN.shape] = views_of(flat, x_MK.shape, y_MN.shape)
         return made
 
     def lowest(self, values: int, dtype: torch.dtype) -> Strip | None:

@@ -126,13 +126,11 @@ class Staging:
         if stage.at + total > stage.room or stage.dtype is not x_MK.dtype:
             self._next(total, x_MK)
         at = stage.at
-        copy = stage.views.get((at, total))
-        if copy is None:
-            copy = stage.view(at, total)
-        torch.cat((x_MK.reshape(-1), y_MN.reshape(-1)), out=copy)
+        views = stage.views.get((at, x_MK.shape, y_MN.shape)) or stage.view(at, x_MK, y_MN)
+        stage.way(views, x_MK, y_MN)
         stage.at = at + total
         stage.calls.append((site, at, x_MK.shape, y_MN.shape, True))
-        self._last = _Last(x_MK, copy, len(stage.calls))
+        self._last = _Last(x_MK, views.flat, len(stage.calls))
 
     def _add_shared(self, last: _Last, site: Site, y_MN: torch.Tensor) -> None:
         """Copy y alone, and ask whether x still is what was copied of it."""

@@ -69,7 +69,7 @@ def test_like_for_like_and_by_default_are_both_told() -> None:
 
 
 def test_a_call_stands_beside_the_launch_of_its_copy() -> None:
-    calls = {"added": 9.0, "added_by_clones": 20.0, "copies": {"cat": 6.0}}
+    calls = {"added": 9.0, "added_by_clones": 20.0, "copies": {"one_launch": 6.0, "two clones": 11.0}}
     found = rows({"calls": calls})
     assert [(one.value, one.floor) for one in found] == [(9.0, 6.0), (20.0, 6.0)]
 

@@ -15,6 +15,7 @@ from gptq_diff.capture import tap as taps
 from gptq_diff.capture.call import Fused, Sink
 from gptq_diff.capture.stage import Stage, site
 from gptq_diff.capture.tap import Tap
+from gptq_diff.capture.ways import WAYS, Way
 from gptq_diff.engines.vllm.modules import FusedLinear
 from gptq_diff.engines.vllm.taps import Staged, Taps, Told
 from gptq_diff.errors import CaptureError
@@ -116,10 +117,12 @@ def run(engine: Engine, inputs: list[tuple[str, torch.Tensor]], expected: int = 
     return sink
 
 
-def test_only_the_first_call_of_a_chunk_is_told() -> None:
-    """All others are staged where they are made; what the sink is given is the same."""
+@pytest.mark.parametrize("way", WAYS)
+def test_only_the_first_call_of_a_chunk_is_told(way: Way) -> None:
+    """All others are staged where they are made, in whatever way; what the sink is given is the same."""
     names = "abcdef"
     engine = Engine(names)
+    engine.stage.way = way
     run(engine, inputs_of(names, 3))
     assert engine.told == ["a"]
 

@@ -11,6 +11,7 @@ import argparse
 import gc
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from gptq_diff.capture.call import Fused
 from gptq_diff.capture.stage import Stage, site
 from gptq_diff.capture.store import NullSink
 from gptq_diff.capture.tap import Tap
+from gptq_diff.capture.ways import WAYS, fastest, views_of
 from gptq_diff.engines.vllm.modules import FusedLinear
 from gptq_diff.engines.vllm.taps import Staged, Taps, Told
 
@@ -109,21 +111,17 @@ def copies(device: str) -> dict[str, float]:
     x_MK = torch.ones(37, 5120, dtype=torch.float16, device=device)
     y_MN = torch.ones(37, 7168, dtype=torch.float16, device=device)
     flat = torch.empty(x_MK.numel() + y_MN.numel(), dtype=torch.float16, device=device)
-    own_x, own_y = flat[: x_MK.numel()].view(x_MK.shape), flat[x_MK.numel() :].view(y_MN.shape)
-    ways: dict[str, Callable[[], Any]] = {
-        "cat": lambda: torch.cat((x_MK.reshape(-1), y_MN.reshape(-1)), out=flat),
-        "two copies": lambda: (own_x.copy_(x_MK), own_y.copy_(y_MN)),
-        "foreach_copy": lambda: torch._foreach_copy_((own_x, own_y), (x_MK, y_MN)),
-        "two clones": lambda: (x_MK.clone(), y_MN.clone()),
-    }
+    views = views_of(flat, x_MK.shape, y_MN.shape)
+    works: dict[str, Callable[[], Any]] = {way.__name__: partial(way, views, x_MK, y_MN) for way in WAYS}
+    works["two clones"] = lambda: (x_MK.clone(), y_MN.clone())
     found = {}
-    for name, way in ways.items():
+    for name, work in works.items():
         best = float("inf")
         for _ in range(10):
             synchronize()
             started = time.perf_counter()
             for _ in range(100):
-                way()
+                work()
             best = min(best, time.perf_counter() - started)
             synchronize()
         found[name] = round(best * 1e4, 2)
@@ -143,6 +141,7 @@ def main() -> None:
     gc.disable()
     with torch.inference_mode():
         tree = Tree(device)
+        tree.stage.way = fastest(torch.device(device))
         best = {"bare": float("inf"), "tapped": float("inf"), "a tapped prompt": float("inf"), "cloned": float("inf")}
         for _ in range(asked.rounds):
             calls, whole = tree.tapped()
@@ -154,6 +153,7 @@ def main() -> None:
             microseconds=a_call, added=round(a_call["tapped"] - a_call["bare"], 2),
             added_by_a_prompt=round(a_call["a tapped prompt"] - a_call["bare"], 2),
             added_by_clones=round(a_call["cloned"] - a_call["bare"], 2), copies=copies(device), device=device,
+            way=tree.stage.way.__name__,
         )  # fmt: skip
 
 

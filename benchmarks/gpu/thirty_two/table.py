@@ -70,8 +70,8 @@ def of_calls(parts: dict[str, Raw]) -> list[Row]:
     calls = parts.get("calls", {})
     if "added" not in calls:
         return []
-    copies = calls["copies"]["cat"]
-    why = "launching the copy"
+    copies = min(calls["copies"].values())
+    why = "launching the copy alone"
     return [
         Row("the tap, a kernel call", calls["added"], "µs", "calls", floor=copies, why=why),
         Row("  hooks that clone, a kernel call", calls["added_by_clones"], "µs", "calls", floor=copies, why=why),

@@ -32,6 +32,7 @@ from gptq_diff.capture import staging
 from gptq_diff.capture import tap as taps
 from gptq_diff.capture.store import CaptureWriter, NullSink
 from gptq_diff.capture.tap import Call, Sink, Tap
+from gptq_diff.engines.vllm.rank import OneProcess
 from gptq_diff.engines.vllm_engine import VllmEngine, model_of
 
 Times = dict[str, list[float]]
@@ -197,6 +198,8 @@ def main() -> None:
     spec = load_spec("vllm", asked.model, "float16", device, asked.rows, asked.route)
     engine = VllmEngine(spec)
     engine.use_kernel(MODES[asked.route])
+    assert isinstance(engine._model, OneProcess)
+    found.add(way=engine._model._stage.way.__name__)
     found.add(route=asked.route, load_seconds=round(time.perf_counter() - started, 1), linears=len(engine.tapped),
               chunk_bytes=staging.CHUNK_BYTES, ring_bytes=staging.RING_BYTES, versions=engine.versions())  # fmt: skip
     bench = Bench(engine, token_ids(asked.rows, vocabulary_of(asked.model)))

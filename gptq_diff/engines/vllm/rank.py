@@ -14,12 +14,13 @@ from torch import nn
 from gptq_diff.capture.bias_step import BiasStep, bias_step
 from gptq_diff.capture.stage import Site, Stage, site
 from gptq_diff.capture.tap import Fused, Tap
+from gptq_diff.capture.ways import fastest
 from gptq_diff.checkpoint.reader import Checkpoint
 from gptq_diff.engines.base import Generation
 from gptq_diff.engines.device import gpu_peak
 from gptq_diff.engines.vllm.kernels import WANTED, Choice, choose
 from gptq_diff.engines.vllm.modules import GEMM, FusedLinear, fused_linears
-from gptq_diff.engines.vllm.proof import Place, Proof
+from gptq_diff.engines.vllm.proof import Place, Proof, device_of
 from gptq_diff.engines.vllm.reduced import Reduced, shared_out
 from gptq_diff.engines.vllm.steps import Steps
 from gptq_diff.engines.vllm.taps import BiasTap, Staged, Taps, Told
@@ -65,6 +66,7 @@ class Rank:
             linear.parts[0].rows + sum(part.last - part.first for part in linear.parts)
             for linear in self._choice.judged
         )
+        self._stage.way = fastest(device_of(self._choice.judged))
         gemm = [linear for linear in self._choice.judged if linear.path == GEMM]
         if gemm and self._guard is None:
             self._guard = PathGuard(vllm_ops(), str(next(gemm[0].module.parameters()).device))

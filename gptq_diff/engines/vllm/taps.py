@@ -108,7 +108,7 @@ def _tap(
     All names are bound here: a call that is staged costs its copy and 2 to 3 microseconds
     (benchmarks/gpu/thirty_two/call_cost.py).
     """
-    module, seen, cat = linear.module, told.seen, torch.cat
+    module, seen = linear.module, told.seen
     name, due = linear.name, of_bias.due if of_bias is not None else set()
     stage, site = (Stage(), None) if told.staged is None else (told.staged.stage, told.staged.site)
 
@@ -120,12 +120,10 @@ def _tap(
         if at + total > stage.room or x.dtype is not dtype or y.dtype is not dtype or x.dim() != 2 or site is None:
             seen(in_rows(x), in_rows(y))
         else:
-            copy = stage.views.get((at, total))
-            if copy is None:
-                copy = stage.view(at, total)
-            cat((x.reshape(-1), y.reshape(-1)), out=copy)
+            x_shape, y_shape = x.shape, y.shape
+            stage.way(stage.views.get((at, x_shape, y_shape)) or stage.view(at, x, y), x, y)
             stage.at = at + total
-            stage.calls.append((site(), at, x.shape, y.shape, True))
+            stage.calls.append((site(), at, x_shape, y_shape, True))
         if bias is None:
             return y
         if due and name in due and of_bias is not None:
