@@ -26,11 +26,9 @@ def one_launch(views: Views, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
     torch.cat((x_MK.reshape(-1), y_MN.reshape(-1)), out=views.flat)
 
 
-def many_at_once(
-    views: Views, x_MK: torch.Tensor, y_MN: torch.Tensor, _copy: Callable[..., object] = torch._foreach_copy_
-) -> None:
+def many_at_once(views: Views, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
     """One launch too, made for lists of any length."""
-    _copy(views.parts, (x_MK, y_MN))
+    torch._foreach_copy_(views.parts, (x_MK, y_MN))
 
 
 def one_by_one(views: Views, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
