@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import sys
 import threading
 from collections.abc import Iterator
@@ -180,6 +181,13 @@ class SharedArgs(EngineArgs):
     distributed_executor_backend: str = ""
     worker_cls: str = "auto"
     additional_config: Any = None
+
+
+@pytest.fixture(autouse=True)
+def collector() -> Iterator[None]:
+    """A rank that fails in the middle of a prompt ends with its process, not here: its collector is put back."""
+    yield
+    gc.enable()
 
 
 @pytest.fixture
