@@ -56,7 +56,7 @@ bench-laptop: setup ## a 32B model's shape on a CPU, whole runs against what the
 	$(BIN)/python -m benchmarks.long_and_many
 
 bench-peers: setup ## other tools on the same work, in environments of their own (6 GB in .envs/peers)
-	$(BIN)/python -m benchmarks.peers.recipes $(ENVS)/peers --only msprobe,nnsight
+	$(BIN)/python -m benchmarks.peers.recipes $(ENVS)/peers
 	$(BIN)/python -m benchmarks.peers --environments $(ENVS)/peers
 
 bench-faults: setup ## plant faults of every kind and count what is said of them (SEED=, FAULTS_OPTIONS=--quick)

