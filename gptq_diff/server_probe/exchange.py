@@ -10,9 +10,11 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -26,6 +28,8 @@ MOST_BYTES = 4_000_000
 """Of an answer; sixteen tokens with their log probabilities are some 10 kB."""
 
 MOST_REDIRECTS = 3
+
+T = TypeVar("T")
 
 
 class NoReply(CannotJudge):
@@ -66,7 +70,7 @@ class Exchange:
         """
         started = time.monotonic()
         try:
-            status, headers, content = asyncio.run(asyncio.wait_for(self._send(method, url, body), timeout))
+            status, headers, content = _to_the_end(asyncio.wait_for(self._send(method, url, body), timeout))
         except (TimeoutError, asyncio.TimeoutError, httpx2.TimeoutException):
             raise TooSlow(f"no whole answer within {timeout:.3g} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
@@ -94,6 +98,20 @@ class Exchange:
                         return response.status_code, response.headers, await _whole(response)
                     url = _within(url, response)
         raise NoReply(f"redirects more than {MOST_REDIRECTS} times")
+
+
+def _to_the_end(work: Awaitable[T]) -> T:
+    """What `work` comes to, also for a caller that an event loop of its own runs, as in a notebook."""
+
+    async def awaited() -> T:
+        return await work
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(awaited())
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, awaited()).result()
 
 
 async def _whole(response: httpx2.Response) -> bytes:

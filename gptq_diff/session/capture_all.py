@@ -70,11 +70,13 @@ def _info(checkpoint: Checkpoint, *, full_hash: bool) -> ModelInfo:
 
 
 def loads_of(asked: Asked) -> list[list[Backend]]:
-    """Backends that can share one load of an engine, the reference's load first."""
+    """Backends that can share one load of an engine: the reference's load first, then in the order they were asked."""
     first = [b for b in asked.backends if b.name == asked.reference]
-    rest = sorted((b for b in asked.backends if b.name != asked.reference), key=lambda b: b.load)
-    groups = [list(g) for _, g in itertools.groupby(rest, key=lambda b: b.load)]
-    return [*([first] if first else []), *groups]
+    shared: dict[tuple[str, ...], list[Backend]] = {}
+    for b in asked.backends:
+        if b.name != asked.reference:
+            shared.setdefault(b.load, []).append(b)
+    return [*([first] if first else []), *shared.values()]
 
 
 def capture_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import ssl
@@ -61,6 +62,18 @@ def test_a_whole_answer() -> None:
     with serving(Toy(behave=busy)) as url:
         reply = ask(url)
     assert (reply.status, reply.kind, reply.body, reply.retry_after) == (429, "text/plain", b"later", "7")
+
+
+def test_a_caller_that_an_event_loop_runs() -> None:
+    """As in a notebook: answers come, and what takes too long is left in time there too."""
+
+    async def asked(url: str, timeout: float) -> Reply:
+        return ask(url, timeout)
+
+    with serving(Toy()) as url:
+        assert asyncio.run(asked(url, 5.0)).status == 200
+    with raw_server(*[b""] * 99, pause=0.2) as url, pytest.raises(TooSlow):
+        asyncio.run(asked(url, 0.3))
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

@@ -57,7 +57,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 def capture(model: Path, out: Path, *, ahead: bool, **settings: Any) -> None:
-    wanted = asked(model, "hf-fp32,hf-fp16,sim-exllama@" + str(out.parent / "other-python"), **settings)
+    wanted = asked(model, f"hf-fp32,sim-exllama@{out.parent / 'other-python'},hf-fp16", **settings)
     claimed = RunDir.create(out, overwrite=False)
     with open_checkpoint(wanted.model) as checkpoint:
         record = start_record(wanted, checkpoint, checkpoint)
