@@ -47,6 +47,17 @@ def test_every_figure_is_told_as_a_multiple_of_what_the_machine_allows() -> None
     assert row(found, "local errors, gptq-marlin").floor == pytest.approx(19e9 / 50e9)
 
 
+def test_longer_prompts_stand_beside_what_the_bus_allows() -> None:
+    """Statistics have to be cheap there too; tensors cannot be faster than PCIe brings them."""
+    lengths = {"by_length": {"370": {"bare": 0.04, "statistics": 0.05, "tensors": 0.12}}}
+    found = rows({"ceilings": CEILINGS, "tap": TAP, "lengths": lengths})[-3:]
+    assert [one.what.strip() for one in found] == [
+        "prefill of 370 tokens, bare", "with the tap, statistics", "with the tap, tensors",
+    ]  # fmt: skip
+    assert found[1].verdict == "MISSED (1.09 of it)"
+    assert (found[2].value, found[2].floor) == (pytest.approx(3.0), pytest.approx(5e9 / 50e9 / 0.04))
+
+
 def test_a_run_is_held_against_the_engines_by_themselves() -> None:
     """1.2 times their sum is what it may take; without them nothing is required."""
     run = {"wall_seconds": 250.0, "stages": [{"stage": "judge_run", "seconds": 3.0}], "planted": 5,

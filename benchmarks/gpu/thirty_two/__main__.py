@@ -12,6 +12,7 @@ judge     every backend's local errors once more, by themselves; the other stage
 calls     what the tap adds to one kernel call, without a model
 tap       what the tap adds to a prefill (Marlin)
 tap-gptq  the same on gptq_gemm's reconstruct path
+lengths   what the tap adds to prefills of 128, 512 and 2,048 tokens
 sizes     build and tap once more with 8 blocks, into DIR/blocks-8: how the cost grows with the model
 tests     the tests that run on a real GPU
 ranks     what the tap adds to a prefill shared among --ranks GPUs
@@ -248,6 +249,15 @@ def tap(t: Thirty, route: str = "marlin", name: str = "tap", *, profile: bool = 
             "--disk", t.place / "tap-disk", "--rows", t.asked.rows, *more, python=t.vllm_python)  # fmt: skip
 
 
+def lengths(t: Thirty) -> None:
+    """The tap again, a few rounds, with longer prompts beside the usual one."""
+    more = ["--staged", "--lengths", 45, 60, "--rounds", 1, "--memory", t.place / "memory"] if t.trial else [
+        "--lengths", 128, 512, 2048, "--rounds", 2]  # fmt: skip
+    t.start("lengths", "tap_cost", "--model", t.model, "--out", t.out / "lengths.json",
+            "--route", "auto" if t.trial else "marlin", "--slow-rounds", 5, "--rows", t.asked.rows, *more,
+            python=t.vllm_python)  # fmt: skip
+
+
 def tests(t: Thirty) -> None:
     """Those that are skipped without a GPU."""
     os.environ["GPTQ_DIFF_TEST_CUDA"] = "1"
@@ -275,7 +285,7 @@ def ranks_run(t: Thirty) -> None:
 PARTS: dict[str, Callable[[Thirty], None]] = {
     "build": build, "ceilings": ceilings, "run": run, "bare": bare, "sizes": sizes,
     "run-plain": lambda t: run(t, "run-plain", "--experiments", "off", "--workarounds", "off"),
-    "judge": judge, "tap": tap, "calls": calls,
+    "judge": judge, "tap": tap, "calls": calls, "lengths": lengths,
     "tap-gptq": lambda t: tap(t, "gptq", "tap-gptq"), "tests": tests, "ranks": ranks, "ranks-run": ranks_run,
     "ranks-bare": lambda t: bare(t, t.asked.ranks),
 }  # fmt: skip

@@ -57,6 +57,7 @@ def rows(parts: dict[str, Raw]) -> list[Row]:
     found += of_calls(parts)
     for name in ("tap", "tap-gptq"):
         found += of_tap(parts, name)
+    found += of_lengths(parts)
     return found + of_run(parts, "run-plain") + of_run(parts, "run") + of_judging(parts) + of_ranks(parts)
 
 
@@ -107,6 +108,22 @@ def of_tap(parts: dict[str, Raw], name: str) -> list[Row]:
                 floor = tap["written_bytes"] / ceilings["device_to_host_bytes_per_s"]
                 why = f"{tap['written_bytes'] / 1e6:.0f} MB over PCIe"
             found.append(Row(f"  {kind}", value, "s", name, floor=floor, why=why))
+    return found
+
+
+def of_lengths(parts: dict[str, Raw]) -> list[Row]:
+    """Longer prompts; tensors against the bus that they have to cross."""
+    found, ceilings = [], parts.get("ceilings", {})
+    written = parts.get("tap", {}).get("written_bytes")
+    for rows_, seconds in parts.get("lengths", {}).get("by_length", {}).items():
+        bare, floor, why = seconds["bare"], None, ""
+        if written and "device_to_host_bytes_per_s" in ceilings:
+            nbytes = written / parts["tap"]["rows"] * int(rows_)
+            floor = max(1.0, nbytes / ceilings["device_to_host_bytes_per_s"] / bare)
+            why = f"{nbytes / 1e9:.1f} GB over PCIe"
+        found.append(Row(f"prefill of {rows_} tokens, bare", bare, "s", "lengths"))
+        found.append(Row("  with the tap, statistics", seconds["statistics"] / bare, "of bare", "lengths", 1.15))
+        found.append(Row("  with the tap, tensors", seconds["tensors"] / bare, "of bare", "lengths", None, floor, why))
     return found
 
 

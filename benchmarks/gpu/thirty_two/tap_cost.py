@@ -5,6 +5,9 @@ that keeps statistics, with full tensors that end in a null sink, in memory-back
 forward hooks as one would write them by hand. Of a tap two times are told: until the engine's step is done and all
 copies are in host memory, which is what a prefill costs, and what handing them on and writing them takes afterwards.
 
+`--lengths` measures further prompts: a short prefill is bound by the process that launches its kernels, a long one by
+the GPU, and its tensors by the bus.
+
 A tap keeps Python's cyclic collector off while a prompt runs, so all kinds are measured with it off; "bare, collector
 on" is the engine as it comes. "another length" are prompts that nothing was made for before, each of another length.
 """
@@ -73,6 +76,17 @@ class Bench:
         self.engine._llm.generate({"prompt_token_ids": list(self.ids)}, sampling, use_tqdm=False)
         synchronize()
         return time.perf_counter() - started
+
+    def at_length(self, rows: int, vocabulary: int, rounds: int) -> dict[str, float]:
+        """Medians of a prompt of so many tokens: bare, with statistics, with tensors that are dropped."""
+        ids, before, times = token_ids(rows, vocabulary), self.ids, Times()
+        self.ids = ids
+        for turn in range(rounds + 1):
+            took = {"bare": self.bare(), "statistics": self.tapped(NullSink())[0], "tensors": self.tapped(Nowhere())[0]}
+            for kind, seconds in took.items():
+                times.setdefault(kind, []).extend([seconds] if turn else [])
+        self.ids = before
+        return {kind: statistics.median(values) for kind, values in times.items()}
 
     def followed(self) -> float:
         """Our steps around it, no tap."""
@@ -185,6 +199,7 @@ def main() -> None:
     parser.add_argument("--disk", type=Path)
     parser.add_argument("--route", default="marlin", choices=sorted(MODES))
     parser.add_argument("--rows", type=int, default=37)
+    parser.add_argument("--lengths", type=int, nargs="*", default=[], help="of further prompts, in tokens")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--slow-rounds", type=int, default=5)
     parser.add_argument("--profile", type=Path, help="write there where Python spends its time")
@@ -195,14 +210,16 @@ def main() -> None:
     found = Found(asked.out, what="a prefill through vLLM's generate, eager, seconds", rows=asked.rows)
     started = time.perf_counter()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    spec = load_spec("vllm", asked.model, "float16", device, asked.rows, asked.route)
+    longest = max(asked.rows, *asked.lengths)
+    spec = load_spec("vllm", asked.model, "float16", device, longest, asked.route)
     engine = VllmEngine(spec)
     engine.use_kernel(MODES[asked.route])
     assert isinstance(engine._model, OneProcess)
     found.add(way=engine._model._stage.way.__name__)
     found.add(route=asked.route, load_seconds=round(time.perf_counter() - started, 1), linears=len(engine.tapped),
               chunk_bytes=staging.CHUNK_BYTES, ring_bytes=staging.RING_BYTES, versions=engine.versions())  # fmt: skip
-    bench = Bench(engine, token_ids(asked.rows, vocabulary_of(asked.model)))
+    vocabulary = vocabulary_of(asked.model)
+    bench = Bench(engine, token_ids(asked.rows, vocabulary))
     places = {"memory": asked.memory} | ({} if asked.disk is None else {"disk": asked.disk})
     first, after = bench.tapped(NullSink())
     found.add(first_prompt_seconds=first + after)  # with every bias looked at once
@@ -217,6 +234,12 @@ def main() -> None:
             "bare": launches(bench.bare), "statistics": launches(lambda: bench.tapped(NullSink())),
             "tensors": launches(lambda: bench.tapped(Nowhere())),
         })  # fmt: skip
+    gc.disable()
+    by_length: dict[int, dict[str, float]] = {}
+    for rows in asked.lengths:
+        by_length[rows] = bench.at_length(rows, vocabulary, asked.slow_rounds)
+        found.add(by_length=by_length)
+    gc.enable()
     if asked.profile is not None:
         works: dict[str, Callable[[], Any]] = {
             "bare": bench.bare, "statistics": lambda: bench.tapped(NullSink()),
