@@ -210,7 +210,7 @@ def main() -> None:
     found = Found(asked.out, what="a prefill through vLLM's generate, eager, seconds", rows=asked.rows)
     started = time.perf_counter()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    longest = max(asked.rows, *asked.lengths)
+    longest = max([asked.rows, *asked.lengths])
     spec = load_spec("vllm", asked.model, "float16", device, longest, asked.route)
     engine = VllmEngine(spec)
     engine.use_kernel(MODES[asked.route])
