@@ -33,6 +33,7 @@ def brought(
 ) -> Iterator[tuple[LayerSpec, PackedLinear]]:
     """Every linear on that GPU, in the order given. CheckpointError where a file cannot be read."""
     bring = _Bring(checkpoint, device)
+    pool_after_fork()
     with ThreadPoolExecutor(READERS) as readers:
         waiting: deque[tuple[LayerSpec, Future[_Brought]]] = deque()
         todo = iter(specs)
@@ -47,6 +48,15 @@ def brought(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def pool_after_fork() -> None:
+    """Torch's thread pool is made anew, if this is the child of a fork.
+
+    A child's threads do that by themselves with their first operation, and two at once end in "Invalid thread pool!"
+    (caffe2/utils/threadpool/pthreadpool-cpp.cc; an engine's ranks are such children).
+    """
+    torch.set_num_threads(torch.get_num_threads())
 
 
 class _Brought(NamedTuple):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,44 @@ def test_a_read_that_gives_less_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     whole = torch.empty(32, dtype=torch.uint8)
     read_into(whole, TensorEntry(file, "U8", (32,), 16, 48))
     assert whole.tolist() == list(range(16, 48))
+
+
+FORKS = """
+import os, sys, threading
+import torch
+from gptq_diff.checkpoint.brought import pool_after_fork
+
+def work():
+    together.wait()
+    try:
+        torch.ones(100_000).sum()
+    except RuntimeError as error:
+        failed.append(error)
+
+torch.set_num_threads(4)
+torch.ones(100_000).sum()
+broken = 0
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        if sys.argv[1] == "anew":
+            pool_after_fork()
+        together, failed = threading.Barrier(16), []
+        threads = [threading.Thread(target=work) for _ in range(16)]
+        for step in ("start", "join"):
+            for thread in threads:
+                getattr(thread, step)()
+        os._exit(len(failed) > 0)
+    broken += os.waitpid(child, 0)[1] != 0
+print(broken)
+"""
+
+
+def test_threads_of_a_forked_child() -> None:
+    """Torch fails where several of them work first at once, as readers in an engine's ranks do; not after this."""
+    broken = {}
+    for kind in ("as it is", "anew"):
+        command = [sys.executable, "-c", FORKS, kind]
+        broken[kind] = int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    assert broken["as it is"] > 0, "torch has mended it: pool_after_fork can go"
+    assert broken["anew"] == 0

@@ -272,7 +272,7 @@ def ranks(t: Thirty) -> None:
     n = t.asked.ranks
     trial = ["--rounds", 2, "--place", t.place / "ranks"] if t.trial else []
     t.start("ranks tap", "ranks_cost", "--model", t.model, "--ranks", n, "--out", t.out / f"ranks{n}-tap.json",
-            "--route", "auto" if t.trial else "marlin", "--rows", t.asked.rows, *trial,
+            "--route", "auto" if t.trial else "marlin", "--rows", t.asked.rows, "--rounds", 6, *trial,
             python=t.vllm_python, seconds=250)  # fmt: skip
 
 
