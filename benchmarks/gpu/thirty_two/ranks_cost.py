@@ -85,6 +85,7 @@ def main() -> None:
     os.chdir(asked.place)  # where the ranks keep their tensors until they are put together
     found = Found(out, what="a prefill on several ranks, seconds", rows=asked.rows, ranks=asked.ranks)
     started = time.perf_counter()
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # else the next line touches CUDA, and forked ranks cannot use it
     device = "cuda" if torch.cuda.is_available() else "cpu"
     engine = VllmEngine(load_spec("vllm", model, "float16", device, asked.rows, asked.route, asked.ranks))
     engine.use_kernel(MODES[asked.route])
