@@ -82,7 +82,7 @@ def test_every_linear_is_captured_and_agrees_with_the_exact_answer(backend: str,
     for result in found:
         assert result["status"] == "agree"
         assert set(result["kernel"].values()) <= PATHS[backend]
-        assert result["layers"] == {"compared": report["model"]["quantized_linears"], "skipped": []}
+        assert result["layers"] == {"compared": report["model"]["quantized_linears"], "skipped": [], "bounded": 0}
         assert result["worst_excess"] <= 1.0
         assert "adapter" not in result["versions"]
     assert {file.name: (file.stat().st_mtime_ns, file.stat().st_size) for file in model.iterdir()} == before
