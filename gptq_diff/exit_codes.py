@@ -1,4 +1,4 @@
-"""A report's exit code (contract.md)."""
+"""A report's exit code (docs/run.md)."""
 
 from __future__ import annotations
 

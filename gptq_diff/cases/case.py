@@ -30,7 +30,7 @@ class CaseModel:
 class CaseFault:
     """What is planted (gptq_diff.faults).
 
-    kind: as contract.md's CAUSE calls it, or "clamp". layer: a quantised linear. where: "bytes" of the checkpoint that
+    kind: a cause of report.json, or "clamp". layer: a quantised linear. where: "bytes" of the checkpoint that
     backends load, while the reference reads the sound one, or their "kernel". size: 0 (mild) to 1 (gross).
     seed: of what is drawn.
     """

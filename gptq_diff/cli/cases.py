@@ -57,7 +57,10 @@ def show(name: Annotated[str, typer.Argument(metavar="CASE", help="A name, a dir
 @app.command()
 def new(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", show_default="the run's folder name")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="What to call it.", show_default="the run's folder name"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Its folder.", show_default="NAME, here")
     ] = None,

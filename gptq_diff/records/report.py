@@ -56,7 +56,7 @@ class QuantizationError:
 
 @dataclass(frozen=True)
 class Result:
-    """What one backend did with one prompt (contract.md, `results`).
+    """What one backend did with one prompt (docs/report.schema.json, `results`).
 
     kernel: layer glob -> path that really ran. steps: forward passes judged.
     seconds: by phase: "load" and "judge" of the backend with all its prompts, "generate" of this prompt.
@@ -153,7 +153,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Report:
-    """report.json (contract.md, schema_version 1).
+    """report.json (docs/report.schema.json, schema_version 1).
 
     left_out: tensors dropped by --capture, in words. original_model: what hf-original ran, if it was asked for.
     sweeps: of --sweep-tokens. headroom: of every backend the smallest over all prompts, by arithmetic.
