@@ -25,7 +25,8 @@ class Effect:
     """One fault in one linear, in units of the threshold.
 
     share: of what was planted. felt: of all that the captured product departs from the exact one by, rounding
-    included; None where that is not what the fault changes. An engine may not read what was damaged: see `unread`.
+    included, in the columns that the fault changes; None where a product is not what it changes. An engine may not read
+    what was damaged: see `unread`.
     """
 
     share: float
@@ -88,7 +89,8 @@ def _of_linear(
             packed, weight_KN = judge.packed(name), linear.weight()
             shares.append(share_of_product(path, packed, weight_KN, x_MK, change_MN))
             with np.errstate(invalid="ignore"):
-                felt.append(share_of_product(path, packed, weight_KN, x_MK, y_MN - x_MK @ weight_KN))
+                there_MN = np.where((change_MN != 0).any(axis=0), y_MN - x_MK @ weight_KN, 0.0)  # not what others did
+                felt.append(share_of_product(path, packed, weight_KN, x_MK, there_MN))
     return Effect(max(shares), max(felt) if len(felt) > 1 else None)
 
 

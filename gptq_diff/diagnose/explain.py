@@ -9,7 +9,7 @@ import torch
 
 from gptq_diff.compare.figures import LARGEST_HALF
 from gptq_diff.diagnose.case import Case, case_of
-from gptq_diff.diagnose.common_factor import common_factor
+from gptq_diff.diagnose.common_factor import common_factor, fitted_factor
 from gptq_diff.diagnose.mixing import slice_rows
 from gptq_diff.diagnose.mosaic import mosaic, mostly, patterns_of, searched_beneath
 from gptq_diff.diagnose.overflow.accumulators import explain_lost
@@ -105,7 +105,7 @@ def explain_values(case: Case) -> list[Finding]:
     pieced = fewer_causes(search, states)
     if pieced is not None:
         return findings_of(case, search, pieced, PIECED, None)
-    if not search.suffices(best):
+    if not search.suffices(best) or one_number_explains_more(case, search, best):
         return [unknown(case, search, best)]
     simple = simpler(search, states)
     if simple is not None:
@@ -129,6 +129,15 @@ def fewer_causes(search: Search, states: list[State]) -> State | None:
     if pieced is None or (search.suffices(best) and len(causes_of(pieced)) >= len(causes_of(best))):
         return None
     return pieced
+
+
+def one_number_explains_more(case: Case, search: Search, best: State) -> bool:
+    """Whether y is the exact answer times a number, to less than a state leaves that lets groups or columns choose.
+
+    Of a single row some choice of neighbours' scales comes near to anything.
+    """
+    fitted = None if search.whole(best) is not None else fitted_factor(case)
+    return fitted is not None and fitted[1] < best.left
 
 
 def simpler(search: Search, states: list[State]) -> State | None:

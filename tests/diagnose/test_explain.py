@@ -111,6 +111,17 @@ def test_one_row_is_enough_for_what_touches_all_columns(what: str) -> None:
     assert [f.cause for f in explained(wrong(q, x), x, q)] == [cause]
 
 
+@pytest.mark.parametrize("factor", [1.007, 1.01, 1.02])
+def test_one_row_times_a_number_is_no_choice_of_groups(factor: float) -> None:
+    """Of nine groups some choice of neighbours' scales and zero points comes near to it in every column."""
+    q = make("model.layers.0.self_attn.q_proj", 576, rows=576)
+    x = torch.randn(1, 576, generator=torch.Generator().manual_seed(0)).half()
+    y = (product(x, q.weight()).float() * factor).half()
+    (found,) = explained(y, x, q, path="exllama-reconstruct")
+    assert found.cause == "unknown"
+    assert any(f"the exact answer times {factor}" in line for line in found.evidence)
+
+
 def test_two_causes_in_one_product_are_both_named() -> None:
     """Codes taken backwards and zero points off by one: neither alone explains y."""
     q, x = make("model.layers.0.self_attn.q_proj", 512), inputs(37)

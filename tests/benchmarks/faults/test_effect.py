@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.faults.effect import Effect
+from benchmarks.faults.effect import Effect, Seen, _of_linear
 from benchmarks.faults.threshold import share_of_input, share_of_product, share_of_sum
 from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.compare.judge import CapturedCall, judge_layer
 from gptq_diff.compare.judge_run import layer_weight
+from gptq_diff.faults.fault import Fault
 
 LAYER = "model.layers.1.mlp.up_proj"
 
@@ -71,3 +75,45 @@ def test_an_input_that_parts_three_times_as_far_as_rounding_does():
 def test_an_engine_that_does_not_read_what_was_damaged(share, felt, unread):
     """Only a large effect of which the product shows nothing counts as unread."""
     assert Effect(share, felt).unread is unread
+
+
+@dataclass
+class Captured:
+    """A run in which one linear was called once."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def stats(self):
+        return [{"step": 0, "layer": LAYER, "path": "fp16", "part": ""}]
+
+    def tensor(self, step, layer, side):
+        return self.x if side == "in" else self.y
+
+
+class Weights:
+    """A model of one linear."""
+
+    def __init__(self, w):
+        self.w = w
+
+    def linear(self, name):
+        return SimpleNamespace(weight=lambda: self.w)
+
+
+def test_of_two_faults_the_one_that_is_not_read_is_told_apart(linear):
+    """What the other did elsewhere is not felt where this one would have changed something."""
+    packed, weight = linear
+    w = weight.w_KN.double().numpy()
+    x = np.random.default_rng(1).standard_normal((12, 128)).astype(np.float16)
+    ignored, read = w.copy(), w.copy()
+    ignored[:, 10] *= 1.5
+    read[:, 20] *= 1.5
+    seen = Seen(Captured(torch.from_numpy(x), torch.from_numpy(x.astype(np.float64) @ read)), None, None)
+    judge = SimpleNamespace(packed=lambda name: packed)
+    one, other = (
+        _of_linear(Fault("zero-point-shift", "", (LAYER,)), LAYER, Weights(w), Weights(after), Weights(w), judge, seen)
+        for after in (ignored, read)
+    )
+    assert min(one.share, other.share) > 1.0
+    assert (one.unread, other.unread) == (True, False)
