@@ -16,7 +16,7 @@ def plant(site: Site) -> Fault:
     """All by the same step (a version misread), or some groups and columns by a step either way."""
     linear, rng = site.linear, site.rng
     zeros = linear.zeros()
-    low, high = linear.offset, linear.offset + 2**linear.bits - 1
+    low, high = linear.offset, 2**linear.bits - 1  # v1 stores 2^bits too, which kernels read differently: another fault
     step = int(rng.choice([-1, 1]))
     if site.size > 0.75 and site.way == "engine":
         step = -1 if linear.offset else 1
@@ -30,7 +30,7 @@ def plant(site: Site) -> Fault:
         shifted = np.where(where, zeros + step, zeros)
         what = f"zero points {step:+d} in {pick.words(at_groups, 'groups')}, {pick.words(at_columns, 'columns')}"
     bad = (shifted < low) | (shifted > high)
-    shifted = np.where(bad, zeros, shifted)  # what the format cannot store stays as it was
+    shifted = np.where(bad, zeros, shifted)  # what no kernel would read as that stays as it was
     if np.array_equal(shifted, zeros):
         raise Unplantable("no zero point can move that way")
     return of_weights(site, KIND, what, linear.with_zeros(shifted))
