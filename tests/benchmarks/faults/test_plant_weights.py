@@ -49,6 +49,9 @@ def test_zero_points_move_by_one(site, variant):
     for fault, sound in many(site, zero_point_shift.plant, variant):
         steps = (fault.misread[LAYER].weight() - sound.weight()) / sound.scales.astype(np.float64)[sound.g_idx]
         assert set(np.unique(np.round(steps, 6))) <= {-1.0, 0.0, 1.0} and steps.any()
+        moved = fault.misread[LAYER].zeros() != sound.zeros()
+        if fault.misread[LAYER].offset == sound.offset:  # else every stored zero point means another
+            assert (fault.misread[LAYER].zeros()[moved] < 2**sound.bits).all()  # beyond, kernels differ
         for group in range(sound.groups):
             rows = steps[sound.g_idx == group]
             assert (rows == rows[:1]).all()
