@@ -15,7 +15,7 @@ from gptq_diff.faults.catalogue import NOT_ON_REAL, NOT_PLANTED
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "faults.md"
-DEVELOPMENT = 1000
+DEVELOPMENT = 9000
 """Seeds below were looked at while the tool was made."""
 
 INTRO = """# Planted faults: what is found, and what is not

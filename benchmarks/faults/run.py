@@ -2,7 +2,7 @@
 
     python -m benchmarks.faults --seed N [--faults 300] [--healthy 300] [--quick] [--only ID] [--keep DIR]
 
-Every run is drawn from the seed and its number alone; seeds 0 to 999 are for development, a published one is above.
+Every run is drawn from the seed and its number alone; seeds below 9000 are for development, a published one is above.
 Records go to a file as they come, so that an interrupted benchmark goes on where it stopped.
 """
 
