@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 PICTURE = "pictures/laptop-cost.svg"
@@ -93,10 +94,17 @@ def picture(results: dict[str, Any]) -> str:
 COLOURS = ("#1b6ca8", "#c0504d", "#4f8a3d", "#8064a2")
 
 
+def even_step(highest: float) -> float:
+    """A quarter of an axis that reaches that far: 1, 1.5, 2, 2.5, 3, 4, 5 or 7.5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(highest / 4))
+    return next(power * n for n in (1, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10) if power * n * 4 >= highest)
+
+
 def panel(blocks: list[int], lines: dict[str, list[float]], left: int, title: str) -> str:
     """A chart over the number of blocks, 280 wide, its left edge there; a line and a word for each of `lines`."""
     width, height, top = 280, 200, 40
-    highest, last = max(max(values) for values in lines.values()) or 1.0, max(blocks)
+    step, last = even_step(max(max(values) for values in lines.values()) or 1.0), max(blocks)
+    highest = 4 * step
 
     def x(block: float) -> float:
         return left + width * block / last
@@ -105,8 +113,7 @@ def panel(blocks: list[int], lines: dict[str, list[float]], left: int, title: st
         return top + height * (1 - value / highest)
 
     parts = [f'<text x="{left}" y="24" font-weight="bold">{title}</text>']
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        value = highest * share
+    for value in (n * step for n in range(5)):
         parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#ddd"/>')
         parts.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>')
     parts += [f'<text x="{x(b):.1f}" y="{top + height + 18}" text-anchor="middle">{b}</text>' for b in blocks if b > 2]

@@ -4,25 +4,51 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
+from gptq_diff.capture.tap import Tap
+from gptq_diff.checkpoint.reader import Checkpoint
+from gptq_diff.engines.base import Generation
 from gptq_diff.errors import BackendError
 from gptq_diff.faults.catalogue import KINDS
 from gptq_diff.faults.checkpoint import Stored, one_file
 from gptq_diff.faults.fault import Fault, Floats, Site, Unplantable
 from gptq_diff.faults.kernel import PlantedKernel
 from gptq_diff.jobs import Job, Plant
+from gptq_diff.kernels.base import Kernel
 from gptq_diff.kernels.catalogue import make_kernel
 
-if TYPE_CHECKING:
-    from gptq_diff.engines.hf import HfEngine
+
+class Plantable(Protocol):
+    """An engine whose kernel can be exchanged and whose model can be patched."""
+
+    @property
+    def kernel(self) -> Kernel:
+        """The present kernel."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What is loaded."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What runs it."""
+
+    def install(self, kernel: Kernel) -> None:
+        """Switch every quantised linear to that kernel."""
+
+    def generate(
+        self, token_ids: tuple[int, ...], *, max_new_tokens: int, forced: tuple[int, ...] | None, tap: Tap | None
+    ) -> Generation:
+        """One prompt."""
 
 
 @contextlib.contextmanager
-def planted_in(engine: HfEngine, job: Job, plant: Plant) -> Iterator[None]:
+def planted_in(engine: Plantable, job: Job, plant: Plant) -> Iterator[None]:
     """That fault in the engine's kernel or model until the context ends; BackendError where it has no place there."""
     sound = engine.kernel
     fault = fault_in(engine, job, plant)
@@ -36,7 +62,7 @@ def planted_in(engine: HfEngine, job: Job, plant: Plant) -> Iterator[None]:
         yield
 
 
-def fault_in(engine: HfEngine, job: Job, plant: Plant) -> Fault:
+def fault_in(engine: Plantable, job: Job, plant: Plant) -> Fault:
     """What is planted: the same for the same checkpoint, prompt and seed."""
     path = engine.checkpoint.path
     if not one_file(path):
@@ -55,7 +81,7 @@ def fault_in(engine: HfEngine, job: Job, plant: Plant) -> Fault:
     return fault
 
 
-def healthy_input(engine: HfEngine, job: Job, name: str) -> Floats:
+def healthy_input(engine: Plantable, job: Job, name: str) -> Floats:
     """[M, K]: what that linear is given in the prefill, by the sound kernel."""
     seen: list[torch.Tensor] = []
     module = engine.model.get_submodule(name)
