@@ -75,8 +75,11 @@ class Share:
         return max(int(zeros_GN.max()), (1 << spec.bits) - 1 - int(zeros_GN.min()))
 
     def code_rows(self, first: int, last: int) -> torch.Tensor:
-        """int16, code - zero of rows first to last - 1 of this share; both at word borders of the packed weight."""
-        packed = self.whole is None and "codes_KN" not in self.__dict__
+        """int16, code - zero of rows first to last - 1 of this share; both at word borders of the packed weight.
+
+        Of a small linear all are unpacked once: a few rows at a time cost more, for every input that is looked at.
+        """
+        packed = self.whole is None and "codes_KN" not in self.__dict__ and can_tile(self.linear)
         if not packed or first % codes_per_period(self.bits) or last % codes_per_period(self.bits):
             return self.codes_KN[first:last]
         return code_rows(self.linear, first, last)
