@@ -15,7 +15,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 def main() -> None:
     """Fill in what has results; leave the rest as it is."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, table in (("cpu", cpu), ("memory", memory), ("thirty_two", thirty_two), ("peers", peers)):
+    tables = {
+        "cpu": cpu,
+        "memory": memory,
+        "thirty_two": thirty_two,
+        "long_and_many": long_and_many,
+        "peers": peers,
+    }
+    for name, table in tables.items():
         results = RESULTS / f"{name}.json"
         if results.exists():
             text = filled(text, name, table(json.loads(results.read_text(encoding="utf-8"))))
@@ -60,6 +67,21 @@ def thirty_two(results: dict) -> str:
     if "slices" in results:
         (PAGE.parent / laptop.PICTURE).write_text(laptop.picture(results), encoding="utf-8")
     return measured_on(results["machine"]) + laptop.table(results)
+
+
+def long_and_many(results: dict) -> str:
+    """A row a run; sizes in GiB, times in seconds."""
+    lines = [
+        "| prompts | tokens | wall | judging, headroom, report | loads | worker | parent | kept on disk | left out |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in (results["many"], results["long"]):
+        loads = ", ".join(f"{seconds:.1f}" for seconds in dict.fromkeys(row["load_seconds"].values()))
+        sizes = [f"{row[k] / 2**30:.2f}" for k in ("worker_bytes", "parent_bytes", "kept_bytes")]
+        left_out = f"tensors of {len(row['left_out'])} captures" if row["left_out"] else "nothing"
+        cells = (row["prompts"], row["tokens"], row["wall_seconds"], row["judged_seconds"], loads, *sizes, left_out)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return measured_on(results["machine"]) + "\n".join(lines) + "\n"
 
 
 def peers(results: dict) -> str:
