@@ -78,7 +78,7 @@ def long_and_many(results: dict) -> str:
     for row in (results["many"], results["long"]):
         loads = ", ".join(f"{seconds:.1f}" for seconds in dict.fromkeys(row["load_seconds"].values()))
         sizes = [f"{row[k] / 2**30:.2f}" for k in ("worker_bytes", "parent_bytes", "kept_bytes")]
-        left_out = f"tensors of {len(row['left_out'])} captures" if row["left_out"] else "nothing"
+        left_out = "; ".join(row["left_out"]) or "nothing"
         cells = (row["prompts"], row["tokens"], row["wall_seconds"], row["judged_seconds"], loads, *sizes, left_out)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return measured_on(results["machine"]) + "\n".join(lines) + "\n"
