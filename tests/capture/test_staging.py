@@ -118,18 +118,24 @@ class CountingLane(HostLane):
         return Watched()
 
 
-def test_memory_beside_the_engine_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many calls there are: a few chunks, used again only after what was read of them."""
-    lane = CountingLane()
-    monkeypatch.setattr(staging, "lane_of", lambda _: lane)
-    monkeypatch.setattr(staging, "CHUNK_BYTES", 4 * 14)
-    names = [str(i) for i in range(40)]
+def one_step(names: list[str]) -> KeepingSink:
+    """What comes of one call of each, the n-th of n in all values."""
     sink = KeepingSink()
     tap = Tap(frozenset(names), sink)
     tap.begin_step(0)
     for i, name in enumerate(names):
         tap.record(name, torch.full((1, 8), float(i)), torch.full((1, 6), -float(i)), "p")
     tap.end_step()
+    return sink
+
+
+def test_memory_beside_the_engine_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many calls there are: a few chunks, used again only after what was read of them."""
+    lane = CountingLane()
+    monkeypatch.setattr(staging, "lane_of", lambda _: lane)
+    monkeypatch.setattr(staging, "CHUNK_BYTES", 4 * 14)
+    names = [str(i) for i in range(40)]
+    sink = one_step(names)
     assert lane.made == [14] * staging.STAGED
     assert lane.reused == len(names) - staging.STAGED
     assert [call.x.absmax for call in sink.calls] == [float(i) for i in range(40)]
@@ -166,12 +172,7 @@ def test_a_gpu_without_room_for_more_strips_makes_do_with_fewer(monkeypatch: pyt
     monkeypatch.setattr(staging, "lane_of", lambda _: lane)
     monkeypatch.setattr(staging, "CHUNK_BYTES", 4 * 14)
     names = [str(i) for i in range(20)]
-    sink = KeepingSink()
-    tap = Tap(frozenset(names), sink)
-    tap.begin_step(0)
-    for i, name in enumerate(names):
-        tap.record(name, torch.full((1, 8), float(i)), torch.full((1, 6), -float(i)), "p")
-    tap.end_step()
+    sink = one_step(names)
     assert [call.x.absmax for call in sink.calls] == [float(i) for i in range(20)]
     tap = Tap(frozenset("a"), KeepingSink())
     tap.begin_step(0)
