@@ -30,7 +30,7 @@ def plant(site: Site) -> Fault:
         shifted = np.where(where, zeros + step, zeros)
         what = f"zero points {step:+d} in {pick.words(at_groups, 'groups')}, {pick.words(at_columns, 'columns')}"
     bad = (shifted < low) | (shifted > high)
-    shifted = np.where(bad, zeros, shifted)  # what no kernel would read as that stays as it was
+    shifted = np.where(bad, zeros, shifted)  # what not every kernel reads as that stays as it was
     if np.array_equal(shifted, zeros):
         raise Unplantable("no zero point can move that way")
     return of_weights(site, KIND, what, linear.with_zeros(shifted))

@@ -10,11 +10,11 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -100,18 +100,14 @@ class Exchange:
         raise NoReply(f"redirects more than {MOST_REDIRECTS} times")
 
 
-def _to_the_end(work: Awaitable[T]) -> T:
+def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
     """What `work` comes to, also for a caller that an event loop of its own runs, as in a notebook."""
-
-    async def awaited() -> T:
-        return await work
-
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(awaited())
+        return asyncio.run(work)
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, awaited()).result()
+        return thread.submit(asyncio.run, work).result()
 
 
 async def _whole(response: httpx2.Response) -> bytes:

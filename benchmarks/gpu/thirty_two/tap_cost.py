@@ -6,7 +6,7 @@ forward hooks as one would write them by hand. Of a tap two times are told: unti
 copies are in host memory, which is what a prefill costs, and what handing them on and writing them takes afterwards.
 
 `--lengths` measures further prompts: a short prefill is bound by the process that launches its kernels, a long one by
-the GPU, and its tensors by the bus.
+the GPU; its tensors have to cross the bus, and somebody has to take them.
 
 A tap keeps Python's cyclic collector off while a prompt runs, so all kinds are measured with it off; "bare, collector
 on" is the engine as it comes. "another length" are prompts that nothing was made for before, each of another length.
