@@ -35,7 +35,7 @@ class Settling:
         self, chunk: Chunk, call: AsStaged, indexes: tuple[int, ...], largest: npt.NDArray[np.float32]
     ) -> None:
         """Every linear of one kernel call."""
-        site, offset, (rows, inner), (out_rows, columns), own_x = call
+        site, offset, (rows, inner), (out_rows, columns), own_x, apart = call
         wanted, widths = self._sink.wants_tensors, site.parts.widths
         border = offset + (rows * inner if own_x else 0)
         x_MK = None
@@ -45,12 +45,16 @@ class Settling:
                 x_MK = chunk.values[offset:border].view(rows, inner)
             self._x_size = Magnitude(top, 0, 0) if top < _INFINITE or x_MK is None else magnitude(x_MK)
             self._x_name = site.stored[0]
-        tops = _by_part(largest[border // chunk.width :], out_rows, widths, chunk.width)
+        by_part = _by_part_apart if apart else _by_part
+        tops = by_part(largest[border // chunk.width :], out_rows, widths, chunk.width)
         finite = all(top < _INFINITE for top in tops)  # False where one is NaN
         parts: tuple[torch.Tensor, ...] = ()
         if wanted or not finite:
-            y_MN = chunk.values[border : border + out_rows * columns].view(out_rows, columns)
-            parts = (y_MN,) if len(widths) == 1 else torch.split(y_MN, list(widths), dim=1)
+            y = chunk.values[border : border + out_rows * columns]
+            if apart:
+                parts = tuple(part.view(out_rows, -1) for part in torch.split(y, [out_rows * n for n in widths]))
+            else:
+                parts = torch.split(y.view(out_rows, columns), list(widths), dim=1)
         for i, (layer, top) in enumerate(zip(site.parts.layers, tops)):
             own_y_MN = parts[i].contiguous() if parts else None
             y_size = Magnitude(top, 0, 0) if finite or own_y_MN is None else magnitude(own_y_MN)
@@ -70,3 +74,11 @@ def _by_part(largest: npt.NDArray[np.float32], out_rows: int, widths: tuple[int,
         return (float(by_column.max()),)
     starts = np.cumsum((0, *widths[:-1])) // unit
     return tuple(np.maximum.reduceat(by_column, starts).tolist())
+
+
+def _by_part_apart(
+    largest: npt.NDArray[np.float32], out_rows: int, widths: tuple[int, ...], unit: int
+) -> tuple[float, ...]:
+    """The same where every linear's columns lie by themselves."""
+    ends = np.cumsum([out_rows * width // unit for width in widths])
+    return tuple(float(part.max(initial=0.0)) for part in np.split(largest[: ends[-1]], ends[:-1]))

@@ -13,10 +13,13 @@ from typing import NamedTuple
 import torch
 
 from gptq_diff.capture.call import Fused, stored_name
+from gptq_diff.capture.left_alone import Watch
 from gptq_diff.capture.ways import Views, Way, one_launch, views_of
 
 MOST_VIEWS = 4096
 """Of one strip, after which they are made anew: prompts of many lengths each have their own."""
+MOST_ORDERS = 256
+"""Chunks whose calls are remembered."""
 
 
 class Site(NamedTuple):
@@ -38,11 +41,52 @@ def site(parts: Fused, path: str, part: str = "", first: int = 0) -> Site:
     return Site(parts, path, part, first, tuple(stored_name(layer, part) for layer in parts.layers))
 
 
-AsStaged = tuple[Site, int, "tuple[int, ...]", "tuple[int, ...]", bool]
-"""One kernel call in a chunk: (site, offset of its first value, shape of x, shape of y, whether x lies there before y).
+AsStaged = tuple[Site, int, "tuple[int, ...]", "tuple[int, ...]", bool, bool]
+"""One kernel call in a chunk: (site, offset of its first value, shape of x, shape of y, whether x lies there before y,
+whether the columns of every linear of y lie by themselves, one after the other).
 
 Where x does not lie there, it is that of the call before. y of a step after a product has fewer rows than x.
 """
+
+
+class Places(NamedTuple):
+    """Where the calls of a chunk stand in their step. before: the chunk that came first, as far as that is known too.
+
+    indexes: the places of every call's linears. seen: stored names, and layers: each with its place, up to here.
+    """
+
+    before: Places | None
+    sites: tuple[Site, ...]
+    indexes: list[tuple[int, ...]]
+    seen: frozenset[str]
+    layers: dict[str, int]
+
+
+class Orders:
+    """Chunks that came before: a prompt whose calls are those of another need not be counted anew.
+
+    expected: the layers of the tap that they were counted for.
+    """
+
+    __slots__ = ("_known", "expected")
+
+    def __init__(self) -> None:
+        self.expected: frozenset[str] = frozenset()
+        self._known: dict[tuple[int, tuple[int, ...]], Places] = {}
+
+    def expect(self, layers: frozenset[str]) -> None:
+        """Nothing is known where others were expected before."""
+        if layers != self.expected:
+            self.expected, self._known = layers, {}
+
+    def find(self, before: Places | None, sites: tuple[Site, ...]) -> Places | None:
+        """The same calls, after the same ones; None where they have not come like this yet."""
+        return self._known.get((id(before), tuple(map(id, sites))))
+
+    def keep(self, places: Places) -> None:
+        """It and all that its key stands for stay alive: a number of another object would be taken for theirs."""
+        if len(self._known) < MOST_ORDERS:
+            self._known[id(places.before), tuple(map(id, places.sites))] = places
 
 
 Key = tuple[int, "tuple[int, ...]", "tuple[int, ...]"]
@@ -64,10 +108,15 @@ class Stage:
 
     at: offset in the strip at hand of the first free value; room: values that it holds, 0 where there is none.
     dtype: of the values. views: the strip's. calls: what has been staged there, in order.
-    free: strips that nobody reads any more. way: how x and y are copied there.
+    held: tensors of the engine that have their place there, and are copied to it when the strip leaves; places: those.
+    watch: finds out which may be held. free: strips that nobody reads any more. way: how x and y are copied at once.
+    most: values of the largest call that is staged without being told. orders: chunks as they came before.
     """
 
-    __slots__ = ("at", "calls", "dtype", "free", "made", "room", "strip", "views", "way")
+    __slots__ = (
+        "at", "calls", "dtype", "free", "held", "made", "most", "orders", "places", "room", "strip", "views", "watch",
+        "way",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.at = 0
@@ -76,8 +125,13 @@ class Stage:
         self.strip: Strip | None = None
         self.views: dict[Key, Views] = {}
         self.calls: list[AsStaged] = []
+        self.held: list[torch.Tensor] = []
+        self.places: list[torch.Tensor] = []
+        self.watch = Watch()
         self.free: list[Strip] = []
         self.made = 0
+        self.most = 0
+        self.orders = Orders()
         self.way: Way = one_launch
 
     def open(self, strip: Strip, room: int) -> None:
@@ -85,9 +139,19 @@ class Stage:
         self.strip, self.views, self.dtype = strip, strip.views, strip.values.dtype
         self.at, self.room, self.calls = 0, room, []
 
+    def forget(self) -> None:
+        """Other kernels run from now on: nothing is known of them yet."""
+        self.watch, self.orders = Watch(), Orders()
+
+    def pack(self) -> None:
+        """What is held is copied to its places: a few launches for all."""
+        if self.held:
+            torch._foreach_copy_(self.places, self.held)
+            self.held, self.places = [], []
+
     def close(self) -> None:
         """There is no room for any call."""
-        self.strip, self.views, self.room, self.calls = None, {}, 0, []
+        self.strip, self.views, self.room, self.calls, self.held, self.places = None, {}, 0, [], [], []
 
     def view(self, at: int, x_MK: torch.Tensor, y_MN: torch.Tensor) -> Views:
         """Made now, and found in `views` the next time."""

@@ -1,9 +1,13 @@
 """Copies of many kernel calls on a GPU: staged where the engine computes, shipped in chunks, never waited for.
 
-A launch costs the engine's process more than the arithmetic in it: some 5 to 10 microseconds, against less than one for
-the copy of a short prompt's activations. So a call costs one launch, which copies its x and y below each other into a
-chunk; a full chunk costs a few more, on a stream of its own: one that finds its largest values, one that copies it to
-pinned host memory (gptq_diff.capture.lanes). What is said of the calls is found out later, from there.
+A launch costs the engine's process more than the arithmetic in it: some 5 to 15 microseconds, against less than one for
+the copy of a short prompt's activations. So a call costs one launch at most, which copies its x and y below each other
+into a chunk, and none for tensors that are known to stay as they are (gptq_diff.capture.left_alone). A full chunk costs
+a few: those that copy what is held to its place, and, on a stream of its own, one that finds its largest values, one
+that copies it to pinned host memory (gptq_diff.capture.lanes). What is said of the calls is found out later from there.
+
+A large call costs the GPU more than its launches cost the process: where tensors are wanted, the columns of every
+linear of its y are copied by themselves then, so that nobody has to part them in host memory.
 
 Memory: at most STAGED chunks of CHUNK_BYTES on the GPU, at most RING_BYTES in host memory; where a sink is slower than
 that, the engine waits for it. A call larger than a chunk has a chunk of its size. Where it is known what a step will
@@ -22,6 +26,7 @@ import torch
 from gptq_diff.capture.bias_step import BiasStep
 from gptq_diff.capture.drain import Drain
 from gptq_diff.capture.lanes import Lane, Shipped, lane_of
+from gptq_diff.capture.left_alone import other_bits
 from gptq_diff.capture.stage import AsStaged, Site, Stage, Strip
 from gptq_diff.errors import CaptureError
 
@@ -30,6 +35,8 @@ STAGED = 5
 RING_BYTES = 2**30
 LEAST_BYTES = 8 * 2**20
 """Of the last chunk of a step."""
+LARGE = 2**22
+"""Values of x and y together, from which a call's linears are copied apart."""
 
 
 @dataclass
@@ -77,10 +84,6 @@ class _Last(NamedTuple):
     calls: int
 
 
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""By bytes an element: the integers whose equality is equality of bits, NaN included."""
-
-
 class Staging:
     """Stages the calls of one prompt and ships them chunk by chunk; `settle` is given each in order.
 
@@ -107,6 +110,7 @@ class Staging:
         self._changed: list[torch.Tensor] = []
         self._gone = 0  # values of this step that have left
         self.expected = 0
+        stage.most = LARGE if wants_tensors else RING_BYTES
         self.drain: Drain[Chunk] = Drain(settle, RING_BYTES, beside=beside)
 
     def begin_step(self, step: int, expected: int = 0) -> None:
@@ -114,6 +118,7 @@ class Staging:
         self._step, self._last, self._gone, self.expected = step, None, 0, expected
         while self._away:
             self._reclaim(self._away.popleft())
+        self._stage.watch.begin()
         self.drain.wake_if_crowded()
 
     def add(self, site: Site, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
@@ -127,29 +132,33 @@ class Staging:
             self._next(total, x_MK)
         at = stage.at
         views = stage.views.get((at, x_MK.shape, y_MN.shape)) or stage.view(at, x_MK, y_MN)
-        stage.way(views, x_MK, y_MN)
+        apart = total > stage.most and len(site.parts.widths) > 1
+        if apart:
+            views.parts[0].copy_(x_MK)
+            _copy_apart(views.parts[1].view(-1), y_MN, site.parts.widths)
+        else:
+            stage.way(views, x_MK, y_MN)
         stage.at = at + total
-        stage.calls.append((site, at, x_MK.shape, y_MN.shape, True))
+        stage.calls.append((site, at, x_MK.shape, y_MN.shape, True, apart))
         self._last = _Last(x_MK, views.flat, len(stage.calls))
 
     def _add_shared(self, last: _Last, site: Site, y_MN: torch.Tensor) -> None:
         """Copy y alone, and ask whether x still is what was copied of it."""
         x_MK, stage = last.x_MK, self._stage
-        bits = _BITS[x_MK.element_size()]
-        copy_MK = last.copy[: x_MK.numel()].view(x_MK.shape)
-        self._changed.append((x_MK.view(bits) != copy_MK.view(bits)).any())
+        self._changed.append(other_bits(x_MK, last.copy[: x_MK.numel()].view(x_MK.shape)))
         total, kept = y_MN.numel(), last.copy
         if stage.at + total > stage.room:
             kept = kept.clone()  # the chunk that it is a view of leaves
             self._next(total, x_MK)
         assert stage.strip is not None
         stage.strip.values.narrow(0, stage.at, total).copy_(y_MN.reshape(-1))
-        stage.calls.append((site, stage.at, x_MK.shape, y_MN.shape, False))
+        stage.calls.append((site, stage.at, x_MK.shape, y_MN.shape, False, False))
         stage.at += total
         self._last = _Last(x_MK, kept, len(stage.calls))
 
     def end_step(self, after: list[tuple[int, BiasStep]]) -> None:
         """Ship what is staged. CaptureError where an input had changed before another linear had read it."""
+        self._stage.watch.end()
         self.ship()
         if after:
             self.drain.put(Chunk(self._step, after=after), 0)
@@ -172,12 +181,14 @@ class Staging:
         while self._away:
             self._reclaim(self._away.popleft(), settled=True)
         self._stage.close()
+        self._stage.watch.note()
 
     def abandon(self) -> None:
         """What waits is dropped, and so is the memory that copies may still be made of."""
         self.drain.stop()
         self._away.clear()
         self._stage.close()
+        self._stage.watch.drop()
 
     def _next(self, total: int, like: torch.Tensor) -> None:
         """Ship the chunk at hand and open one that has room for that many values."""
@@ -195,6 +206,7 @@ class Staging:
         """New while there is little of it, else that of the chunk that left first, once it has been read."""
         stage, usual = self._stage, CHUNK_BYTES // dtype.itemsize
         while len(self._away) >= STAGED:
+            stage.watch.stop()
             self._reclaim(self._away.popleft())
         size = max(total, usual)
         while True:
@@ -207,6 +219,7 @@ class Staging:
             except torch.cuda.OutOfMemoryError:
                 if not self._away:
                     raise
+                stage.watch.stop()
                 self._reclaim(self._away.popleft())  # fewer have to do
                 continue
             stage.made += 1
@@ -233,6 +246,7 @@ class Staging:
         if stage.strip is None or not stage.calls:
             return
         assert self._lane is not None
+        stage.pack()
         chunk = Chunk(self._step, stage.strip, stage.calls, stage.at)
         last = self._last
         self._last = last._replace(calls=0) if last is not None and last.calls == len(stage.calls) else None
@@ -249,3 +263,12 @@ class Staging:
         self._newest = chunk.shipped
         self._away.append(chunk)
         self.drain.put(chunk, nbytes)
+
+
+def _copy_apart(to: torch.Tensor, y_MN: torch.Tensor, widths: tuple[int, ...]) -> None:
+    """Every linear's columns by themselves, one after the other."""
+    at, rows = 0, y_MN.shape[0]
+    for columns_MN in torch.split(y_MN, list(widths), dim=1):
+        size = columns_MN.numel()
+        to.narrow(0, at, size).view(rows, -1).copy_(columns_MN)
+        at += size

@@ -16,14 +16,12 @@ from gptq_diff.capture.call import Fused as Fused
 from gptq_diff.capture.call import Sink as Sink
 from gptq_diff.capture.call import layer_of as layer_of
 from gptq_diff.capture.call import stored_name as stored_name
+from gptq_diff.capture.left_alone import other_bits
 from gptq_diff.capture.settle import Settling
-from gptq_diff.capture.stage import Stage, site
+from gptq_diff.capture.stage import Orders, Places, Stage, site
 from gptq_diff.capture.staging import Chunk, Staging
 from gptq_diff.errors import CaptureError
 from gptq_diff.numerics.magnitude import Magnitude, magnitude
-
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""By bytes an element: the integers whose equality is equality of bits, NaN included."""
 
 
 class _Input(NamedTuple):
@@ -44,8 +42,7 @@ class _Input(NamedTuple):
             and x_MK.shape == self.x_MK.shape
             and x_MK.stride() == self.x_MK.stride()
         )
-        bits = _BITS[x_MK.element_size()]
-        return same_place and torch.equal(self.x_MK.view(bits), self.copy_MK.view(bits))
+        return same_place and not bool(other_bits(self.x_MK, self.copy_MK))
 
 
 class Tap:
@@ -69,6 +66,8 @@ class Tap:
         self._settling = Settling(sink)
         self._staging: Staging | None = None
         self._stage: Stage | None = None
+        self._orders = Orders()
+        self._counted: Places | None = None  # the chunk that left last, where all calls of this step left in chunks
         self._expected_values = 0
         self.rows_seen: dict[int, str] = {}  # of staged calls of this step, once they have left, and who had so many
 
@@ -87,11 +86,13 @@ class Tap:
         Asked for before the first call; else they have a stage of their own.
         """
         stage.close()
-        self._stage = stage
+        self._stage, self._orders = stage, stage.orders
+        self._orders.expect(self.expected)
 
     def begin_step(self, step: int, expected_values: int = 0) -> None:
         """A forward pass begins; expected_values: of all its inputs and outputs, 0 where that is not known."""
         self._step, self._seen, self._index, self._last, self.rows_seen = step, set(), {}, None, {}
+        self._counted = None
         self._expected_values = expected_values
         if self._staging is not None:
             self._staging.begin_step(step, expected_values)
@@ -162,10 +163,19 @@ class Tap:
 
     def _number(self, chunk: Chunk) -> None:
         """The places of all calls in a chunk that is about to leave."""
-        for call in chunk.calls:
-            here = call[0]
-            chunk.indexes.append(tuple(map(self._place, here.parts.layers, here.stored)))
-            self.rows_seen.setdefault(call[2][0], here.stored[0])
+        sites = tuple(call[0] for call in chunk.calls)
+        chained = len(self._seen) == (0 if self._counted is None else len(self._counted.seen))
+        known = self._orders.find(self._counted, sites) if chained else None
+        if known is None:
+            indexes = [tuple(map(self._place, here.parts.layers, here.stored)) for here in sites]
+            known = Places(self._counted, sites, indexes, frozenset(self._seen), dict(self._index))
+            if chained:
+                self._orders.keep(known)
+        else:
+            self._seen, self._index = set(known.seen), dict(known.layers)
+        chunk.indexes, self._counted = known.indexes, known if chained else None
+        rows = {call[2][0]: call[0].stored[0] for call in reversed(chunk.calls)}
+        self.rows_seen = rows | self.rows_seen
 
     def _settle(self, chunk: Chunk) -> None:
         """A chunk's calls, then its biases, to the sink."""

@@ -58,6 +58,7 @@ class Rank:
     def use_kernel(self, name: str) -> None:
         """Check every module's kernel against the mode, and prepare to force its path."""
         self._choice = choose(name, self._linears)
+        self._stage.forget()
         self._bias_steps = {}
         self._bias_tap = BiasTap(self._bias_seen)
         of_bias = self._bias_tap if self._proof.ranks == 1 else None  # ranks add shares of one, or leave it to one rank

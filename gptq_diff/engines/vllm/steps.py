@@ -146,9 +146,13 @@ class Steps:
     def _look(self) -> None:
         """Fetch the logits that have been computed."""
         pending, self._pending = self._pending, []
-        for logits_V in pending:
-            here_V = logits_V.to(device="cpu", dtype=torch.float32)
-            if self._first_logits_V is None:
-                self._first_logits_V = here_V
-            self._finite.append(bool(torch.isfinite(here_V).any()))
-            self._tokens.append(int(torch.argmax(here_V)))
+        if not pending:
+            return
+        looks = torch.stack([
+            torch.stack([torch.isfinite(logits_V).any().long(), torch.argmax(logits_V)]) for logits_V in pending
+        ])  # fmt: skip
+        for finite, token in looks.tolist():
+            self._finite.append(bool(finite))
+            self._tokens.append(token)
+        if self._first_logits_V is None:
+            self._first_logits_V = pending[0].cpu().float()

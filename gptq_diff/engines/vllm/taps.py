@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from gptq_diff.capture.bias_step import runs_for, spread
+from gptq_diff.capture.left_alone import Seen as SeenCall
 from gptq_diff.capture.stage import Site, Stage
 from gptq_diff.engines.vllm.modules import FusedLinear
 
@@ -105,25 +106,46 @@ def _tap(
 ) -> Apply:
     """What a prefill waits for is this process, so nothing is done here that can be done before or later.
 
-    All names are bound here: a call that is staged costs its copy and 2 to 3 microseconds
-    (benchmarks/gpu/thirty_two/call_cost.py).
+    All names are bound here: a call that is staged costs 2 to 3 microseconds, and a copy where the engine does not
+    leave its tensors alone (benchmarks/gpu/thirty_two/call_cost.py). Adding the bias leaves y alone as well.
     """
     module, seen = linear.module, told.seen
     name, due = linear.name, of_bias.due if of_bias is not None else set()
     stage, site = (Stage(), None) if told.staged is None else (told.staged.stage, told.staged.site)
+    watch = stage.watch
+    of_many, of_one = watch.of(name), watch.of(name)
 
     def tapped_apply(layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         if layer is not module:
             return apply(layer, x, bias)
         y = apply(layer, x, None)
         at, dtype, total = stage.at, stage.dtype, x.numel() + y.numel()
-        if at + total > stage.room or x.dtype is not dtype or y.dtype is not dtype or x.dim() != 2 or site is None:
+        room = min(stage.room - at, stage.most)
+        if total > room or x.dtype is not dtype or y.dtype is not dtype or x.dim() != 2 or site is None:
             seen(in_rows(x), in_rows(y))
         else:
             x_shape, y_shape = x.shape, y.shape
-            stage.way(stage.views.get((at, x_shape, y_shape)) or stage.view(at, x, y), x, y)
+            views = stage.views.get((at, x_shape, y_shape)) or stage.view(at, x, y)
+            left = of_one if x_shape[0] == 1 else of_many
+            if not left.known:
+                stage.way(views, x, y)
+                if watch.on:
+                    watch.seen.append(SeenCall(left, views, x, y))
+            elif left.x and left.y:
+                stage.held += (x, y)
+                stage.places += views.parts
+            elif left.x:
+                stage.held.append(x)
+                stage.places.append(views.parts[0])
+                views.parts[1].copy_(y)
+            elif left.y:
+                stage.held.append(y)
+                stage.places.append(views.parts[1])
+                views.parts[0].copy_(x)
+            else:
+                stage.way(views, x, y)
             stage.at = at + total
-            stage.calls.append((site(), at, x_shape, y_shape, True))
+            stage.calls.append((site(), at, x_shape, y_shape, True, False))
         if bias is None:
             return y
         if due and name in due and of_bias is not None:
@@ -131,7 +153,7 @@ def _tap(
         added = bias if bias_read is None else bias_read
         if added.dtype is not y.dtype or added.device != y.device:
             added = added.to(device=y.device, dtype=y.dtype)
-        return y.add_(added)
+        return y.add(added)
 
     return tapped_apply
 
