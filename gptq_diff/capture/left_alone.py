@@ -54,14 +54,13 @@ class Watch:
     on: calls of modules not known are to be added to `seen`.
     """
 
-    __slots__ = ("_asked", "_lefts", "_next", "on", "seen")
+    __slots__ = ("_lefts", "_next", "on", "seen")
 
     def __init__(self) -> None:
         self.on = False
         self.seen: list[Seen] = []
         self._lefts: list[Left] = []
         self._next = 0
-        self._asked: tuple[list[Left], torch.Tensor] | None = None
 
     def of(self, name: str) -> Left:
         """A new one, for a module of that name."""
@@ -72,30 +71,26 @@ class Watch:
     def begin(self) -> None:
         """A step begins: what the last one showed is taken note of, and one known module is looked at again."""
         self.note()
-        self.on, self.seen = True, []
+        self.on = True
         if self._lefts:
             self._next = (self._next + 1) % len(self._lefts)
             self._lefts[self._next].known = False
 
-    def stop(self) -> None:
-        """No more in this step: copies of it are no longer there."""
+    def drop(self) -> None:
+        """No more in this step, and nothing is said of it: copies of it are no longer there."""
         self.on, self.seen = False, []
 
-    def end(self) -> None:
-        """The step is over, its copies are there: compare, without waiting for what comes of it."""
-        seen = self.seen
-        self.stop()
-        if seen:
-            pairs = [pair for s in seen for pair in zip(s.views.parts, (s.x_MK, s.y_MN))]
-            self._asked = [s.left for s in seen], torch.stack([other_bits(*pair) for pair in pairs])
-
     def note(self) -> None:
-        """What the comparison gave. CaptureError where the engine changes what it had left alone before."""
-        asked, self._asked = self._asked, None
-        if asked is None:
+        """The step is over, and its copies are still there: compare. Waits for the GPU, so it is done between steps.
+
+        CaptureError where the engine changed what it had left alone before.
+        """
+        seen = self.seen
+        self.drop()
+        if not seen:
             return
-        changed = asked[1].view(-1, 2).tolist()
-        for left, (x_changed, y_changed) in zip(asked[0], changed):
+        changed = [other_bits(*pair) for s in seen for pair in zip(s.views.parts, (s.x_MK, s.y_MN))]
+        for (left, *_), (x_changed, y_changed) in zip(seen, torch.stack(changed).view(-1, 2).tolist()):
             for what, relied_on, changed_now in (("input", left.x, x_changed), ("output", left.y, y_changed)):
                 if left.found and relied_on and changed_now:
                     raise CaptureError(
@@ -104,8 +99,3 @@ class Watch:
                         "this model's structure is not understood",
                     )
             left.x, left.y, left.known, left.found = not x_changed, not y_changed, True, True
-
-    def drop(self) -> None:
-        """The prompt failed: nothing of it is held or asked any more."""
-        self.stop()
-        self._asked = None

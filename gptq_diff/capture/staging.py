@@ -9,7 +9,7 @@ that copies it to pinned host memory (gptq_diff.capture.lanes). What is said of 
 A large call costs the GPU more than its launches cost the process: where tensors are wanted, the columns of every
 linear of its y are copied by themselves then, so that nobody has to part them in host memory.
 
-Memory: at most STAGED chunks of CHUNK_BYTES on the GPU, at most RING_BYTES in host memory; where a sink is slower than
+Memory: at most STAGED times CHUNK_BYTES on the GPU, at most RING_BYTES in host memory; where a sink is slower than
 that, the engine waits for it. A call larger than a chunk has a chunk of its size. Where it is known what a step will
 stage, its last chunks are ever smaller, since the copy of the last one is waited for.
 """
@@ -32,6 +32,8 @@ from gptq_diff.errors import CaptureError
 
 CHUNK_BYTES = 128 * 2**20
 STAGED = 5
+FEW = 2
+"""Where figures alone are wanted, the same memory is parted among these: nothing is to be sent off early."""
 RING_BYTES = 2**30
 LEAST_BYTES = 8 * 2**20
 """Of the last chunk of a step."""
@@ -45,7 +47,7 @@ class Chunk:
 
     strip: the memory beside the engine that they are staged in; None once it is used again. used: values there.
     width: what divides every tensor's columns. indexes: the places of every call's linears in
-    the step. after: biases with their places, handed on after the calls.
+    the step. after: biases, handed on after the calls; layers: the places of all linears of the step, for those.
     landed: the same values in host memory; None where that is not wanted.
     """
 
@@ -55,7 +57,8 @@ class Chunk:
     used: int = 0
     width: int = 0
     indexes: list[tuple[int, ...]] = field(default_factory=list)
-    after: list[tuple[int, BiasStep]] = field(default_factory=list)
+    after: list[BiasStep] = field(default_factory=list)
+    layers: dict[str, int] = field(default_factory=dict)
     landed: torch.Tensor | None = None
     shipped: Shipped | None = None
 
@@ -111,14 +114,16 @@ class Staging:
         self._gone = 0  # values of this step that have left
         self.expected = 0
         stage.most = LARGE if wants_tensors else RING_BYTES
+        self._strips = STAGED if wants_tensors else FEW
+        self._usual = CHUNK_BYTES * STAGED // self._strips  # bytes of a strip
         self.drain: Drain[Chunk] = Drain(settle, RING_BYTES, beside=beside)
 
     def begin_step(self, step: int, expected: int = 0) -> None:
         """What was shipped of the step before may be worked off."""
         self._step, self._last, self._gone, self.expected = step, None, 0, expected
+        self._stage.watch.begin()
         while self._away:
             self._reclaim(self._away.popleft())
-        self._stage.watch.begin()
         self.drain.wake_if_crowded()
 
     def add(self, site: Site, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
@@ -156,12 +161,14 @@ class Staging:
         stage.at += total
         self._last = _Last(x_MK, kept, len(stage.calls))
 
-    def end_step(self, after: list[tuple[int, BiasStep]]) -> None:
-        """Ship what is staged. CaptureError where an input had changed before another linear had read it."""
-        self._stage.watch.end()
+    def end_step(self, after: list[BiasStep], layers: dict[str, int]) -> None:
+        """Ship what is staged; after, layers: as in Chunk.
+
+        CaptureError where an input had changed before another linear had read it.
+        """
         self.ship()
         if after:
-            self.drain.put(Chunk(self._step, after=after), 0)
+            self.drain.put(Chunk(self._step, after=after, layers=layers), 0)
         self._last = None
         changed, self._changed = self._changed, []
         if changed and any(torch.stack(changed).tolist()):
@@ -178,10 +185,10 @@ class Staging:
     def stop(self) -> None:
         """All is worked off: the memory is the next prompt's."""
         self.drain.stop()
+        self._stage.watch.note()
         while self._away:
             self._reclaim(self._away.popleft(), settled=True)
         self._stage.close()
-        self._stage.watch.note()
 
     def abandon(self) -> None:
         """What waits is dropped, and so is the memory that copies may still be made of."""
@@ -204,9 +211,9 @@ class Staging:
 
     def _memory(self, total: int, dtype: torch.dtype) -> Strip:
         """New while there is little of it, else that of the chunk that left first, once it has been read."""
-        stage, usual = self._stage, CHUNK_BYTES // dtype.itemsize
-        while len(self._away) >= STAGED:
-            stage.watch.stop()
+        stage, usual = self._stage, self._usual // dtype.itemsize
+        while len(self._away) >= self._strips:
+            stage.watch.drop()
             self._reclaim(self._away.popleft())
         size = max(total, usual)
         while True:
@@ -219,7 +226,7 @@ class Staging:
             except torch.cuda.OutOfMemoryError:
                 if not self._away:
                     raise
-                stage.watch.stop()
+                stage.watch.drop()
                 self._reclaim(self._away.popleft())  # fewer have to do
                 continue
             stage.made += 1
@@ -237,7 +244,7 @@ class Staging:
             if not settled and not bool(torch.isfinite(shipped.largest).all()):  # how many are not is to be counted yet
                 old.landed = strip.values.to("cpu", copy=True)
         old.strip = None
-        if len(strip.values) == CHUNK_BYTES // strip.values.dtype.itemsize:
+        if len(strip.values) == self._usual // strip.values.dtype.itemsize:
             self._stage.free.append(strip)
 
     def ship(self) -> None:

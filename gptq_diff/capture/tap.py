@@ -67,6 +67,7 @@ class Tap:
         self._staging: Staging | None = None
         self._stage: Stage | None = None
         self._orders = Orders()
+        self._borrowed: Places | None = None  # what has been seen, with its places, where that is another step's too
         self._counted: Places | None = None  # the chunk that left last, where all calls of this step left in chunks
         self._expected_values = 0
         self.rows_seen: dict[int, str] = {}  # of staged calls of this step, once they have left, and who had so many
@@ -92,7 +93,7 @@ class Tap:
     def begin_step(self, step: int, expected_values: int = 0) -> None:
         """A forward pass begins; expected_values: of all its inputs and outputs, 0 where that is not known."""
         self._step, self._seen, self._index, self._last, self.rows_seen = step, set(), {}, None, {}
-        self._counted = None
+        self._counted = self._borrowed = None
         self._expected_values = expected_values
         if self._staging is not None:
             self._staging.begin_step(step, expected_values)
@@ -141,13 +142,15 @@ class Tap:
 
     def _place(self, layer: str, stored: str) -> int:
         """The layer's place in this step's order of execution; refused where the call may not come."""
-        if stored in self._seen:
+        if stored in (self._seen if self._borrowed is None else self._borrowed.seen):
             raise CaptureError(f"{stored} ran twice in step {self._step}", "this model's structure is not understood")
         if layer not in self.expected:
             raise CaptureError(
                 f"{layer} ran in step {self._step}, and is none of the quantised linears of the checkpoint",
                 "this model's structure is not understood",
             )
+        if self._borrowed is not None:
+            self._seen, self._index, self._borrowed = set(self._borrowed.seen), dict(self._borrowed.layers), None
         self._seen.add(stored)
         return self._index.setdefault(layer, len(self._index))
 
@@ -164,7 +167,8 @@ class Tap:
     def _number(self, chunk: Chunk) -> None:
         """The places of all calls in a chunk that is about to leave."""
         sites = tuple(call[0] for call in chunk.calls)
-        chained = len(self._seen) == (0 if self._counted is None else len(self._counted.seen))
+        seen = self._seen if self._borrowed is None else self._borrowed.seen
+        chained = len(seen) == (0 if self._counted is None else len(self._counted.seen))
         known = self._orders.find(self._counted, sites) if chained else None
         if known is None:
             indexes = [tuple(map(self._place, here.parts.layers, here.stored)) for here in sites]
@@ -172,16 +176,21 @@ class Tap:
             if chained:
                 self._orders.keep(known)
         else:
-            self._seen, self._index = set(known.seen), dict(known.layers)
+            self._index, self._borrowed = known.layers, known
         chunk.indexes, self._counted = known.indexes, known if chained else None
-        rows = {call[2][0]: call[0].stored[0] for call in reversed(chunk.calls)}
-        self.rows_seen = rows | self.rows_seen
+        if {call[2][0] for call in chunk.calls} - self.rows_seen.keys():
+            self.rows_seen = {call[2][0]: call[0].stored[0] for call in reversed(chunk.calls)} | self.rows_seen
 
     def _settle(self, chunk: Chunk) -> None:
         """A chunk's calls, then its biases, to the sink."""
         self._settling.calls_of(chunk)
-        for index, bias in chunk.after:
-            self._take_bias(chunk.step, index, bias)
+        for bias in chunk.after:
+            if bias.layer not in chunk.layers:
+                raise CaptureError(
+                    f"{bias.layer} has a bias in step {chunk.step}, and did not run in it",
+                    "this model's structure is not understood",
+                )
+            self._take_bias(chunk.step, chunk.layers[bias.layer], bias)
         self.sink.let_go()
 
     def _hand_on(self) -> None:
@@ -202,12 +211,11 @@ class Tap:
         biases, self._biases = self._biases, []
         if self._staging is not None:
             self._staging.ship()
-        placed = [(self._place(bias.layer, stored_name(bias.layer, BIAS)), bias) for bias in biases]
-        if self._staging is not None:
-            self._staging.end_step(placed)
+            self._staging.end_step(biases, self._index)
             if not self.sink.later:
                 self._staging.drain.finish()
         else:
+            placed = [(self._place(bias.layer, stored_name(bias.layer, BIAS)), bias) for bias in biases]
             for index, bias in placed:
                 self._take_bias(self._step, index, bias)
         missing = sorted(self.expected.difference(self._index))

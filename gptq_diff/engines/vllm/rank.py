@@ -47,6 +47,7 @@ class Rank:
         self._linears = fused_linears(model, checkpoint.layers, proof.ranks)
         _all_proved(self._linears, proof)
         self._choice = Choice()
+        self._tapped = frozenset[str]()
         self._stage = Stage()
         self._taps = Taps((), {}, self._told)
         self._now: _Now | None = None
@@ -59,6 +60,7 @@ class Rank:
         """Check every module's kernel against the mode, and prepare to force its path."""
         self._choice = choose(name, self._linears)
         self._stage.forget()
+        self._tapped = frozenset(part.spec.name for linear in self._choice.judged for part in linear.parts)
         self._bias_steps = {}
         self._bias_tap = BiasTap(self._bias_seen)
         of_bias = self._bias_tap if self._proof.ranks == 1 else None  # ranks add shares of one, or leave it to one rank
@@ -86,7 +88,7 @@ class Rank:
     @property
     def tapped(self) -> frozenset[str]:
         """Every linear of a judged module."""
-        return frozenset(part.spec.name for linear in self._choice.judged for part in linear.parts)
+        return self._tapped
 
     @property
     def places(self) -> dict[str, Place]:

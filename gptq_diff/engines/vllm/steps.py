@@ -155,4 +155,4 @@ class Steps:
             self._finite.append(bool(finite))
             self._tokens.append(token)
         if self._first_logits_V is None:
-            self._first_logits_V = pending[0].cpu().float()
+            self._first_logits_V = pending[0].float().cpu()

@@ -78,27 +78,27 @@ class Taps:
         by_method: dict[int, list[FusedLinear]] = {}
         for linear in linears:
             by_method.setdefault(id(linear.method), []).append(linear)
-        self._taps: list[tuple[Any, Apply]] = []
+        self._taps: list[tuple[dict[str, Any], Apply]] = []  # a method's own attributes, and its tap
         for those in by_method.values():
             method, apply = those[0].method, those[0].method.apply
             for linear in those:  # a method that modules share has one tap above the other
                 apply = _tap(linear, apply, told(linear), biases.get(linear.name), of_bias)
-            self._taps.append((method, apply))
+            self._taps.append((vars(method), apply))
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """Every kernel call of those modules inside is reported."""
-        before = [vars(method).get("apply") for method, _ in self._taps]
+        before = [own.get("apply") for own, _ in self._taps]
         try:
-            for method, apply in self._taps:
-                method.apply = apply
+            for own, apply in self._taps:
+                own["apply"] = apply
             yield
         finally:
-            for (method, _), apply in zip(self._taps, before):
-                if apply is not None:
-                    method.apply = apply
-                elif "apply" in vars(method):
-                    del method.apply
+            for (own, _), was in zip(self._taps, before):
+                if was is not None:
+                    own["apply"] = was
+                else:
+                    own.pop("apply", None)
 
 
 def _tap(
