@@ -32,15 +32,18 @@ def plain(values: torch.Tensor) -> tuple[float, int, int]:
     return float(found[np.isfinite(found)].max(initial=0.0)), int(np.isnan(found).sum()), int(np.isinf(found).sum())
 
 
+@pytest.mark.parametrize("large", [1, 2**20], ids=["linears apart", "linears side by side"])
 @pytest.mark.parametrize("wanted", [True, False], ids=["tensors", "figures alone"])
 @pytest.mark.parametrize("chunk", [1, 200, 2**20], ids=["a call a chunk", "some calls", "all in one"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_figures_are_those_of_every_part_by_itself(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, chunk: int, wanted: bool
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, chunk: int, wanted: bool, large: int
 ) -> None:
     """Calls of several shapes in any order, NaN and infinities in some parts only, memory used again meanwhile."""
     monkeypatch.setattr(staging, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(staging, "LARGE", large)
     draw, sink, expected = torch.Generator().manual_seed(0), KeepingSink(), []
+    columns_by_layer: dict[str, torch.Tensor] = {}
     sink.wants_tensors = wanted
     shapes = [(3, 6, (4, 2, 2)), (3, 6, (8,)), (1, 12, (4, 2, 2))] * 4
     parts = [Fused(tuple(f"{i}.{j}" for j in range(len(shape[2]))), shape[2]) for i, shape in enumerate(shapes)]
@@ -54,11 +57,16 @@ def test_figures_are_those_of_every_part_by_itself(
         if place == 4:
             y_MN[2, 6], x_MK[2, 4] = -INF, NAN
         expected += [(plain(x_MK), plain(columns)) for columns in torch.split(y_MN, list(widths), dim=1)]
+        columns_by_layer |= zip(part.layers, (c.clone() for c in torch.split(y_MN, list(widths), dim=1)))
         tap.record_fused(part, x_MK, y_MN, "p")
         x_MK.zero_()
         y_MN.zero_()
     tap.end_step()
     assert [(tuple(call.x), tuple(call.y)) for call in sink.calls] == expected
+    for layer, columns in columns_by_layer.items() if wanted else ():
+        kept = sink.tensors[0, layer][1]
+        assert kept is not None
+        assert torch.equal(kept.nan_to_num(nan=5.5), columns.nan_to_num(nan=5.5))
 
 
 class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]

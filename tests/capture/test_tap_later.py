@@ -79,6 +79,18 @@ def test_statistics_alone_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (sink.calls[0].x, sink.calls[0].y) == (Magnitude(1, 0, 0), Magnitude(1, 1, 1))
 
 
+def test_a_bias_of_a_linear_that_did_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is handed on after the calls, and has no place among them."""
+    monkeypatch.setattr(taps, "asks_later", lambda _: True)
+    tap = Tap(frozenset({"a"}), NullSink())
+    tap.begin_step(0)
+    tap.record("a", torch.ones(1, 2), torch.ones(1, 2), "p")
+    tap.record_bias(bias_step("b", torch.ones(1, 2), torch.ones(1, 2)))
+    tap.end_step()
+    with pytest.raises(CaptureError, match="b has a bias in step 0, and did not run in it"):
+        tap.close()
+
+
 def test_an_input_that_changed_between_two_that_share_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second would be judged on values that it was not given."""
     monkeypatch.setattr(taps, "asks_later", lambda _: True)
