@@ -21,10 +21,12 @@ def everything_is_staged(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_the_first_call_of_a_chunk_is_told(way: Way) -> None:
     """All others are staged where they are made, in whatever way; what the sink is given is the same."""
     names = "abcdef"
-    engine = Engine(names)
-    engine.stage.way = way
-    run(engine, inputs_of(names, 3))
-    assert engine.told == ["a"]
+    for asked in (False, True):
+        engine = Engine(names, asked=asked)
+        engine.stage.way = way
+        for seed in range(3):
+            run(engine, inputs_of(names, 3, seed))
+            assert engine.told == ["a"]
 
 
 def test_any_order_will_do_and_another_one_for_the_next_prompt() -> None:

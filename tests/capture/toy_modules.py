@@ -42,12 +42,13 @@ class Engine:
     """Modules with taps that count which calls were told instead of staged.
 
     spoils: ("x" or "y", name) of the tensors that it writes into right after the call. late: of those that it writes
-    into when the step is nearly over.
+    into when the step is nearly over. asked: the path is asked for after every call.
     """
 
-    def __init__(self, names: Sequence[str], *, shared: bool = False) -> None:
+    def __init__(self, names: Sequence[str], *, shared: bool = False, asked: bool = False) -> None:
         self.spoils = {(what, name) for what in "xy" for name in names}
         self.late: set[tuple[str, str]] = set()
+        self.asked = asked
         self.modules: dict[str, Any] = {name: nn.Module() for name in names}
         method = Method()
         for module in self.modules.values():
@@ -64,7 +65,8 @@ class Engine:
             self.told.append(linear.name)
             self.tap.record_fused(parts, x_MK, y_MN, "p")
 
-        return Told(seen, Staged(self.stage, lambda: site(parts, "p")))
+        there = site(parts, "p")
+        return Told(seen, Staged(self.stage, (lambda: there) if self.asked else there))
 
     def prompt(
         self, inputs: Sequence[tuple[str, torch.Tensor]], sink: Sink, expected: int = 0, names: Sequence[str] = ()

@@ -173,8 +173,7 @@ class Rank:
 
         if path is None or path == GEMM:
             return Told(record, Staged(self._stage, site_of_call))
-        always = site(parts, path)
-        return Told(record, Staged(self._stage, lambda: always))
+        return Told(record, Staged(self._stage, site(parts, path)))
 
     def _taken(self, linear: FusedLinear) -> str:
         """The path of the call of gptq_gemm that this module has just made."""

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from gptq_diff.capture.bias_step import runs_for, spread
+from gptq_diff.capture.left_alone import Left
 from gptq_diff.capture.left_alone import Seen as SeenCall
-from gptq_diff.capture.stage import Site, Stage
+from gptq_diff.capture.stage import AsStaged, Site, Stage, Strip
 from gptq_diff.engines.vllm.modules import FusedLinear
 
 Seen = Callable[[torch.Tensor, torch.Tensor], None]
@@ -50,11 +51,11 @@ class BiasTap:
 class Staged:
     """Where a module's calls may be staged right here, as far as there is room, instead of being told.
 
-    site: what they are, asked for after every call of a kernel whose path depends on the call.
+    site: what they are; where the path depends on the call, a function that is asked after every one.
     """
 
     stage: Stage
-    site: Callable[[], Site]
+    site: Site | Callable[[], Site]
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,37 @@ class Taps:
                     own.pop("apply", None)
 
 
+class _Place:
+    """Where on the stage a module's last call went: its next one, of as many rows, mostly goes there too.
+
+    strip, at, end: which, from and to where. x_shape, y_shape, dtype: of its tensors. views: of that place.
+    left: what is known of calls of as many rows. call: as it is staged, where its path does not depend on the call.
+    """
+
+    __slots__ = ("at", "call", "dtype", "end", "left", "strip", "views", "x_shape", "y_shape")
+
+    def __init__(self) -> None:
+        self.strip: Strip | None = None
+        self.at = self.end = -1
+        self.dtype: torch.dtype | None = None
+        self.call: AsStaged
+
+    def found(self, stage: Stage, x: torch.Tensor, y: torch.Tensor, lefts: tuple[Left, Left]) -> bool:
+        """Whether the call can be staged now; if so this is its place."""
+        at, dtype, total = stage.at, stage.dtype, x.numel() + y.numel()
+        if total > min(stage.room - at, stage.most) or x.dtype is not dtype or y.dtype is not dtype or x.dim() != 2:
+            return False
+        self.strip, self.at, self.end, self.dtype = stage.strip, at, at + total, dtype
+        self.x_shape, self.y_shape = x.shape, y.shape
+        self.views = stage.views.get((at, x.shape, y.shape)) or stage.view(at, x, y)
+        self.left = lefts[x.shape[0] == 1]
+        return True
+
+    def as_staged(self, site: Site) -> AsStaged:
+        """The call, for the stage."""
+        return site, self.at, self.x_shape, self.y_shape, True, False
+
+
 def _tap(
     linear: FusedLinear, apply: Apply, told: Told, bias_read: torch.Tensor | None, of_bias: BiasTap | None
 ) -> Apply:
@@ -112,40 +144,51 @@ def _tap(
     module, seen = linear.module, told.seen
     name, due = linear.name, of_bias.due if of_bias is not None else set()
     stage, site = (Stage(), None) if told.staged is None else (told.staged.stage, told.staged.site)
+    ask = site if callable(site) else None
     watch = stage.watch
-    of_many, of_one = watch.of(name), watch.of(name)
+    lefts = watch.of(name), watch.of(name)
+    place = _Place()
+
+    def staged(x: torch.Tensor, y: torch.Tensor) -> bool:
+        """Whether the call could be put on the stage, and was."""
+        again = (
+            place.strip is stage.strip and place.at == stage.at and place.end <= stage.room
+            and place.x_shape == x.shape and place.y_shape == y.shape
+            and place.dtype is x.dtype and place.dtype is y.dtype
+        )  # fmt: skip
+        if not again:
+            if site is None or not place.found(stage, x, y, lefts):
+                return False
+            if not callable(site):
+                place.call = place.as_staged(site)
+        left, views = place.left, place.views
+        if not left.known:
+            stage.way(views, x, y)
+            if watch.on:
+                watch.seen.append(SeenCall(left, views, x, y))
+        elif left.x and left.y:
+            stage.held += (x, y)
+            stage.places += views.parts
+        elif left.x:
+            stage.held.append(x)
+            stage.places.append(views.parts[0])
+            views.parts[1].copy_(y)
+        elif left.y:
+            stage.held.append(y)
+            stage.places.append(views.parts[1])
+            views.parts[0].copy_(x)
+        else:
+            stage.way(views, x, y)
+        stage.at = place.end
+        stage.calls.append(place.call if ask is None else place.as_staged(ask()))
+        return True
 
     def tapped_apply(layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         if layer is not module:
             return apply(layer, x, bias)
         y = apply(layer, x, None)
-        at, dtype, total = stage.at, stage.dtype, x.numel() + y.numel()
-        room = min(stage.room - at, stage.most)
-        if total > room or x.dtype is not dtype or y.dtype is not dtype or x.dim() != 2 or site is None:
+        if not staged(x, y):
             seen(in_rows(x), in_rows(y))
-        else:
-            x_shape, y_shape = x.shape, y.shape
-            views = stage.views.get((at, x_shape, y_shape)) or stage.view(at, x, y)
-            left = of_one if x_shape[0] == 1 else of_many
-            if not left.known:
-                stage.way(views, x, y)
-                if watch.on:
-                    watch.seen.append(SeenCall(left, views, x, y))
-            elif left.x and left.y:
-                stage.held += (x, y)
-                stage.places += views.parts
-            elif left.x:
-                stage.held.append(x)
-                stage.places.append(views.parts[0])
-                views.parts[1].copy_(y)
-            elif left.y:
-                stage.held.append(y)
-                stage.places.append(views.parts[1])
-                views.parts[0].copy_(x)
-            else:
-                stage.way(views, x, y)
-            stage.at = at + total
-            stage.calls.append((site(), at, x_shape, y_shape, True, False))
         if bias is None:
             return y
         if due and name in due and of_bias is not None:
