@@ -58,7 +58,7 @@ def rows(parts: dict[str, Raw]) -> list[Row]:
     for name in ("tap", "tap-gptq"):
         found += of_tap(parts, name)
     found += of_lengths(parts)
-    return found + of_run(parts, "run-plain") + of_run(parts, "run") + of_judging(parts) + of_ranks(parts)
+    return found + of_run(parts, "run-plain") + of_run(parts, "run") + of_judging(parts)
 
 
 def of_building(parts: dict[str, Raw]) -> list[Row]:
@@ -162,18 +162,24 @@ def of_judging(parts: dict[str, Raw]) -> list[Row]:
     return found
 
 
-def of_ranks(parts: dict[str, Raw]) -> list[Row]:
-    """Of every number of ranks that was measured."""
-    found = []
+def shared(parts: dict[str, Raw]) -> str:
+    """A table of its own: a prefill shared among GPUs, in Markdown."""
+    about = parts.get("parts", {})
+    text = f"Measured {about.get('date', '')} on {about.get('gpus', 'GPUs')}; {about.get('blocks', '')} blocks, "
+    text += f"{about.get('rows', '')} tokens, Marlin. Medians, seconds.\n\n"
+    text += "| GPUs | load | bare | with the tap, tensors | of bare | required | written by the ranks afterwards | "
+    text += "put together afterwards | GPU memory, all |\n|---|---|---|---|---|---|---|---|---|\n"
     for name, one in sorted(parts.items()):
         if name.startswith("ranks") and name.endswith("-tap") and "seconds" in one:
-            seconds, n = one["seconds"], one["ranks"]
-            found.append(Row(f"{n} GPUs: prefill, bare", seconds["bare"], "s", "ranks"))
-            found.append(Row("  with the tap, tensors", seconds["tensors"] / seconds["bare"], "of bare", "ranks", 1.3))
-            found += [Row(f"  {k}", v, "s", "ranks") for k, v in seconds.items() if "afterwards" in k]
-        if name.startswith("ranks") and name.endswith("-run") and "wall_seconds" in one:
-            found.append(Row(f"gptq-diff run, {name[5:-4]} GPUs", one["wall_seconds"], "s", "ranks"))
-    return found
+            seconds, ratio = one["seconds"], one["tensors_of_bare"]
+            after = [v for k, v in seconds.items() if "afterwards" in k]
+            cells = (
+                str(one["ranks"]), f"{one['load_seconds']:.3g}", f"{seconds['bare']:.3g}", f"{seconds['tensors']:.3g}",
+                f"{ratio:.2f}", "<= 1.3" + ("" if ratio <= 1.3 else f", MISSED ({ratio / 1.3:.2f} of it)"),
+                *(f"{v:.3g}" for v in after), f"{one['peak_gpu_bytes'] / 2**30:.1f} GiB",
+            )  # fmt: skip
+            text += "| " + " | ".join(cells) + " |\n"
+    return text
 
 
 def table(parts: dict[str, Raw]) -> str:
@@ -220,8 +226,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("place", type=Path)
     parser.add_argument("--page", action="store_true")
+    parser.add_argument("--ranks", action="store_true", help="what was measured on several GPUs alone")
     asked = parser.parse_args()
     parts = read(asked.place)
+    if asked.ranks:
+        print(shared(parts))
+        if asked.page:
+            PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), "gpu_ranks", shared(parts)), encoding="utf-8")
+        return
     made, sizes = table(parts), by_size(asked.place, parts)
     if len(sizes) > 1:
         made += f"\n![What a prefill costs with the tap, over the number of blocks.]({PICTURE})\n"
