@@ -47,6 +47,7 @@ class Rank:
         self._linears = fused_linears(model, checkpoint.layers, proof.ranks)
         _all_proved(self._linears, proof)
         self._choice = Choice()
+        self._reduced: list[Reduced] = []
         self._tapped = frozenset[str]()
         self._stage = Stage()
         self._taps = Taps((), {}, self._told)
@@ -60,6 +61,7 @@ class Rank:
         """Check every module's kernel against the mode, and prepare to force its path."""
         self._choice = choose(name, self._linears)
         self._stage.forget()
+        self._reduced = shared_out(self._choice.judged, self._stage) if self._proof.ranks > 1 else []
         self._tapped = frozenset(part.spec.name for linear in self._choice.judged for part in linear.parts)
         self._bias_steps = {}
         self._bias_tap = BiasTap(self._bias_seen)
@@ -98,7 +100,7 @@ class Rank:
     @property
     def reduced(self) -> list[Reduced]:
         """The judged modules whose outputs are summed over the ranks."""
-        return shared_out(self._choice.judged) if self._proof.ranks > 1 else []
+        return self._reduced
 
     @property
     def boundaries(self) -> dict[int, int]:

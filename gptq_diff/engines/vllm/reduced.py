@@ -4,49 +4,60 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from gptq_diff.capture.tap import ALL_REDUCE, Tap
+from gptq_diff.capture.left_alone import Seen
+from gptq_diff.capture.stage import Stage, site
+from gptq_diff.capture.tap import ALL_REDUCE, Fused, Tap
+from gptq_diff.capture.ways import Views
 from gptq_diff.engines.vllm.modules import FusedLinear
+from gptq_diff.engines.vllm.taps import in_rows, stager
 from gptq_diff.errors import CaptureError
 
 
-@dataclass(frozen=True)
 class Reduced:
-    """A module that holds some rows of one linear. name: the linear's, in the checkpoint."""
+    """A module that holds some rows of one linear.
 
-    name: str
-    module: nn.Module
+    name: the linear's, in the checkpoint. columns: of its output. stage: where its calls are staged on a GPU.
+    """
+
+    def __init__(self, name: str, module: nn.Module, columns: int, stage: Stage) -> None:
+        self.name = name
+        self._module = module
+        self._stage = stage
+        there = site(Fused((name,), (columns,)), ALL_REDUCE, ALL_REDUCE)
+        self._staged = stager(stage, there, f"the sum over the ranks of {name}")
+        self._lefts = tuple(stage.watch.of(f"a rank's summand of {name}") for _ in range(2))  # of many rows, of one
 
     @contextlib.contextmanager
     def watched(self, tap: Tap) -> Iterator[None]:
         """Record, after every forward of the module, this rank's summand (with its bias) and the sum.
 
-        Goes on top of `taps.tapped`: the summand is what `quant_method.apply` gives back, copied at once, since an
-        all-reduce may work in place.
+        Goes on top of the tap on its kernel: the summand is what `quant_method.apply` gives back.
         """
-        method: Any = self.module.quant_method
+        method: Any = self._module.quant_method
         before, apply = vars(method).get("apply"), method.apply
         summand: list[torch.Tensor] = []
 
         def kept(layer: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
             y: torch.Tensor = apply(layer, *args, **kwargs)
-            if layer is self.module:
-                summand[:] = [y.detach().clone()]
+            if layer is self._module:
+                summand[:] = [self._kept(y)]
             return y
 
         def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
             total = output[0] if isinstance(output, tuple) else output
             if not summand:
                 raise CaptureError(f"{self.name} was reduced without a kernel call", "this model is not understood")
-            tap.record(self.name, _rows(summand.pop()), _rows(total), ALL_REDUCE, part=ALL_REDUCE)
+            ours, whole = in_rows(summand.pop()), in_rows(total)
+            if not self._staged(ours, whole):
+                tap.record(self.name, ours, whole, ALL_REDUCE, part=ALL_REDUCE)
 
         method.apply = kept
-        hook = self.module.register_forward_hook(after)
+        hook = self._module.register_forward_hook(after)
         try:
             yield
         finally:
@@ -56,12 +67,18 @@ class Reduced:
             else:
                 method.apply = before
 
+    def _kept(self, y: torch.Tensor) -> torch.Tensor:
+        """The summand, copied at once: an all-reduce may work in place. Itself where it is known not to."""
+        left, watch = self._lefts[in_rows(y).shape[0] == 1], self._stage.watch
+        if left.known and left.x:
+            return y
+        copy = y.detach().clone()
+        if watch.on:
+            watch.seen.append(Seen(left, Views(copy, (copy, copy)), y, copy))
+        return copy
 
-def _rows(values: torch.Tensor) -> torch.Tensor:
-    return values.reshape(-1, values.shape[-1])
 
-
-def shared_out(linears: Sequence[FusedLinear]) -> list[Reduced]:
+def shared_out(linears: Sequence[FusedLinear], stage: Stage) -> list[Reduced]:
     """Those whose rows of W are shared among ranks; a module that leaves the sum to somebody else is refused."""
     found = []
     for linear in linears:
@@ -72,5 +89,5 @@ def shared_out(linears: Sequence[FusedLinear]) -> list[Reduced]:
                         f"vLLM's {linear.name} leaves its sum over the ranks to another module",
                         "this model's structure is not understood",
                     )
-                found.append(Reduced(part.spec.name, linear.module))
+                found.append(Reduced(part.spec.name, linear.module, part.last - part.first, stage))
     return found

@@ -133,31 +133,26 @@ class _Place:
         return site, self.at, self.x_shape, self.y_shape, True, False
 
 
-def _tap(
-    linear: FusedLinear, apply: Apply, told: Told, bias_read: torch.Tensor | None, of_bias: BiasTap | None
-) -> Apply:
-    """What a prefill waits for is this process, so nothing is done here that can be done before or later.
+def stager(stage: Stage, site: Site | Callable[[], Site], name: str) -> Callable[[torch.Tensor, torch.Tensor], bool]:
+    """A function that stages a call's x and y right here if there is room, and says whether it did.
 
-    All names are bound here: a call that is staged costs 2 to 3 microseconds, and a copy where the engine does not
-    leave its tensors alone (benchmarks/gpu/thirty_two/call_cost.py). Adding the bias leaves y alone as well.
+    What a prefill waits for is this process, so nothing is done here that can be done before or later. All names are
+    bound: a call costs 2 to 3 microseconds, and a copy where the engine does not leave its tensors alone
+    (benchmarks/gpu/thirty_two/call_cost.py). site, name: of the module.
     """
-    module, seen = linear.module, told.seen
-    name, due = linear.name, of_bias.due if of_bias is not None else set()
-    stage, site = (Stage(), None) if told.staged is None else (told.staged.stage, told.staged.site)
     ask = site if callable(site) else None
     watch = stage.watch
     lefts = watch.of(name), watch.of(name)
     place = _Place()
 
     def staged(x: torch.Tensor, y: torch.Tensor) -> bool:
-        """Whether the call could be put on the stage, and was."""
         again = (
             place.strip is stage.strip and place.at == stage.at and place.end <= stage.room
             and place.x_shape == x.shape and place.y_shape == y.shape
             and place.dtype is x.dtype and place.dtype is y.dtype
         )  # fmt: skip
         if not again:
-            if site is None or not place.found(stage, x, y, lefts):
+            if not place.found(stage, x, y, lefts):
                 return False
             if not callable(site):
                 place.call = place.as_staged(site)
@@ -182,6 +177,22 @@ def _tap(
         stage.at = place.end
         stage.calls.append(place.call if ask is None else place.as_staged(ask()))
         return True
+
+    return staged
+
+
+def _never(_x: torch.Tensor, _y: torch.Tensor) -> bool:
+    """Where calls are told."""
+    return False
+
+
+def _tap(
+    linear: FusedLinear, apply: Apply, told: Told, bias_read: torch.Tensor | None, of_bias: BiasTap | None
+) -> Apply:
+    """The module's `apply`, its calls seen; adding the bias leaves y alone, which may be held."""
+    module, seen = linear.module, told.seen
+    name, due = linear.name, of_bias.due if of_bias is not None else set()
+    staged = _never if told.staged is None else stager(told.staged.stage, told.staged.site, name)
 
     def tapped_apply(layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         if layer is not module:

@@ -1,0 +1,101 @@
+"""The sum over ranks as a step: the summand and the sum, staged, whether the all-reduce works in place or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gptq_diff.capture import tap as taps
+from gptq_diff.capture.call import ALL_REDUCE
+from gptq_diff.capture.stage import Stage
+from gptq_diff.capture.tap import Tap
+from gptq_diff.engines.vllm.reduced import Reduced
+from gptq_diff.errors import CaptureError
+from tests.capture.toy_modules import Copying
+
+K, N = 4, 6
+
+
+class Method:
+    """A kernel whose output says which prompt it was."""
+
+    def __init__(self) -> None:
+        self.prompt = 0
+
+    def apply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return x.sum(dim=-1, keepdim=True).expand(-1, N) + float(self.prompt)
+
+
+class RowParallel(nn.Module):
+    """Multiplies and "reduces": the sum over the ranks is three times the summand. Then the engine overwrites it."""
+
+    def __init__(self, *, in_place: bool, reduces: bool = True) -> None:
+        super().__init__()
+        self.quant_method = Method()
+        self.in_place, self.reduces = in_place, reduces
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        if not self.reduces:
+            return x, None
+        y = self.quant_method.apply(self, x)
+        return y.mul_(3) if self.in_place else y * 3, None
+
+
+@pytest.fixture(autouse=True)
+def everything_is_staged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taps, "asks_later", lambda _: True)
+
+
+def prompt(reduced: Reduced, module: Any, stage: Stage, rows: int, number: int) -> None:
+    """One prompt of two modules, of which the first only opens the chunk; what the sink got is checked."""
+    sink, x = Copying(), torch.arange(rows * K, dtype=torch.float32).view(rows, K)
+    module.quant_method.prompt = number
+    with Tap(frozenset({"first", "o"}), sink) as tap:
+        tap.stage_in(stage)
+        tap.begin_step(0)
+        tap.record("first", x.clone(), x.clone(), "p")
+        with reduced.watched(tap):
+            total, _ = module(x)
+            total.zero_()  # a normalisation works in place
+        tap.end_step()
+    summand = x.sum(dim=-1, keepdim=True).expand(-1, N) + float(number)
+    ours, whole = sink.tensors[0, "o"]
+    assert ours is not None
+    assert whole is not None
+    assert torch.equal(ours, summand)
+    assert torch.equal(whole, summand * 3)
+    assert sink.calls[-1].path == ALL_REDUCE
+    assert "apply" not in vars(module.quant_method)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_the_summand_and_the_sum_are_those_of_the_call(in_place: bool) -> None:
+    """Prompt after prompt, many rows and one; a summand that the all-reduce overwrites is copied before it."""
+    module, stage = RowParallel(in_place=in_place), Stage()
+    reduced = Reduced("o", module, N, stage)
+    for number, rows in enumerate((3, 3, 5, 1, 1, 3)):
+        prompt(reduced, module, stage, rows, number)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_summand_that_is_left_alone_is_copied_once_at_first(in_place: bool) -> None:
+    """Afterwards it is the engine's own tensor that is held."""
+    module, stage = RowParallel(in_place=in_place), Stage()
+    reduced = Reduced("o", module, N, stage)
+    y = torch.ones(3, N)
+    assert reduced._kept(y) is not y
+    prompt(reduced, module, stage, 3, 0)
+    held = reduced._kept(y) is y
+    assert held != in_place
+
+
+def test_a_module_that_ran_no_kernel_is_refused() -> None:
+    module, stage = RowParallel(in_place=False, reduces=False), Stage()
+    reduced = Reduced("o", module, N, stage)
+    tap = Tap(frozenset({"o"}), Copying())
+    tap.begin_step(0)
+    with reduced.watched(tap), pytest.raises(CaptureError, match="o was reduced without a kernel call"):
+        module(torch.ones(2, K))
