@@ -25,6 +25,12 @@ def other_bits(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a.view(bits) != b.view(bits)).any()
 
 
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether all are the same: known at the first that differs, on a CPU."""
+    bits = _BITS[a.element_size()]
+    return torch.equal(a.view(bits), b.view(bits))
+
+
 class Left:
     """What is known of one module's calls of many rows, or of those of one row.
 

@@ -16,7 +16,7 @@ from gptq_diff.capture.call import Fused as Fused
 from gptq_diff.capture.call import Sink as Sink
 from gptq_diff.capture.call import layer_of as layer_of
 from gptq_diff.capture.call import stored_name as stored_name
-from gptq_diff.capture.left_alone import other_bits
+from gptq_diff.capture.left_alone import same_bits
 from gptq_diff.capture.settle import Settling
 from gptq_diff.capture.stage import Orders, Places, Stage, site
 from gptq_diff.capture.staging import Chunk, Staging
@@ -42,7 +42,7 @@ class _Input(NamedTuple):
             and x_MK.shape == self.x_MK.shape
             and x_MK.stride() == self.x_MK.stride()
         )
-        return same_place and not bool(other_bits(self.x_MK, self.copy_MK))
+        return same_place and same_bits(self.x_MK, self.copy_MK)
 
 
 class Tap:
