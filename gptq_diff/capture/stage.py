@@ -110,7 +110,7 @@ class Stage:
     dtype: of the values. views: the strip's. calls: what has been staged there, in order.
     held: tensors of the engine that have their place there, and are copied to it when the strip leaves; places: those.
     watch: finds out which may be held. free: strips that nobody reads any more. way: how x and y are copied at once.
-    most: values of the largest call that is staged without being told. orders: chunks as they came before.
+    most: values of the largest call that may be staged without being told. orders: chunks as they came before.
     """
 
     __slots__ = (
@@ -141,7 +141,8 @@ class Stage:
 
     def forget(self) -> None:
         """Other kernels run from now on: nothing is known of them yet."""
-        self.watch, self.orders = Watch(), Orders()
+        self.watch.forget()
+        self.orders = Orders()
 
     def pack(self) -> None:
         """What is held is copied to its places: a few launches for all."""

@@ -9,13 +9,15 @@ that copies it to pinned host memory (gptq_diff.capture.lanes). What is said of 
 A large call costs the GPU more than its launches cost the process: where tensors are wanted, the columns of every
 linear of its y are copied by themselves then, so that nobody has to part them in host memory.
 
-Memory: at most STAGED times CHUNK_BYTES on the GPU, at most RING_BYTES in host memory; where a sink is slower than
-that, the engine waits for it. A call larger than a chunk has a chunk of its size. Where it is known what a step will
-stage, its last chunks are ever smaller, since the copy of the last one is waited for.
+Memory: at most STAGED times CHUNK_BYTES on the GPU, one chunk's worth of the engine's tensors that are held, and while
+modules are looked at up to left_alone.MOST_BYTES of them besides; at most RING_BYTES in host memory; where a sink is
+slower than that, the engine waits for it. A call larger than a chunk has a chunk of its size. Where it is known what a
+step will stage, its last chunks are ever smaller, since the copy of the last one is waited for.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from dataclasses import dataclass, field
 from math import gcd
@@ -38,7 +40,7 @@ RING_BYTES = 2**30
 LEAST_BYTES = 8 * 2**20
 """Of the last chunk of a step."""
 LARGE = 2**22
-"""Values of x and y together, from which a call's linears are copied apart."""
+"""Values of x and y together; a larger call is told, and its linears are copied apart."""
 
 
 @dataclass
@@ -113,21 +115,25 @@ class Staging:
         self._changed: list[torch.Tensor] = []
         self._gone = 0  # values of this step that have left
         self.expected = 0
-        stage.most = LARGE if wants_tensors else RING_BYTES
+        stage.most = LARGE if wants_tensors else sys.maxsize
         self._strips = STAGED if wants_tensors else FEW
         self._usual = CHUNK_BYTES * STAGED // self._strips  # bytes of a strip
+        stage.free = [strip for strip in stage.free if self._is_usual(strip)]
         self.drain: Drain[Chunk] = Drain(settle, RING_BYTES, beside=beside)
 
     def begin_step(self, step: int, expected: int = 0) -> None:
         """What was shipped of the step before may be worked off."""
         self._step, self._last, self._gone, self.expected = step, None, 0, expected
-        self._stage.watch.begin()
+        self._stage.watch.begin(step)
         while self._away:
             self._reclaim(self._away.popleft())
         self.drain.wake_if_crowded()
 
     def add(self, site: Site, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
-        """One launch that copies x and y, of one dtype and device; a call given the very tensor before shares its x."""
+        """Copy x and y, of one dtype and device: one launch, of a large call one a linear besides.
+
+        A call given the very tensor before shares its x.
+        """
         last, stage = self._last, self._stage
         if last is not None and last.x_MK is x_MK and last.calls == len(stage.calls):
             self._add_shared(last, site, y_MN)
@@ -225,7 +231,10 @@ class Staging:
                 values = self._lane.staged(size, dtype)
             except torch.cuda.OutOfMemoryError:
                 if not self._away:
-                    raise
+                    if not stage.free:
+                        raise
+                    stage.free.clear()  # of another dtype
+                    continue
                 stage.watch.drop()
                 self._reclaim(self._away.popleft())  # fewer have to do
                 continue
@@ -244,8 +253,11 @@ class Staging:
             if not settled and not bool(torch.isfinite(shipped.largest).all()):  # how many are not is to be counted yet
                 old.landed = strip.values.to("cpu", copy=True)
         old.strip = None
-        if len(strip.values) == self._usual // strip.values.dtype.itemsize:
+        if self._is_usual(strip):
             self._stage.free.append(strip)
+
+    def _is_usual(self, strip: Strip) -> bool:
+        return len(strip.values) == self._usual // strip.values.dtype.itemsize
 
     def ship(self) -> None:
         """Send what is staged away, if there is anything."""

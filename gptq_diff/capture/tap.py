@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import TracebackType
 from typing import NamedTuple
 
@@ -48,8 +49,9 @@ class _Input(NamedTuple):
 class Tap:
     """Collects the kernel calls of one prompt and refuses to let one go missing.
 
-    On a GPU copies are made at once, and leave it beside the engine's work (gptq_diff.capture.staging); a sink that
-    allows it is given them later, so a tap has to be closed: use it as a context manager, or call `close`.
+    On a GPU copies are made there, some at once and some when many can be copied together, and leave it beside the
+    engine's work (gptq_diff.capture.staging); a sink that allows it is given them later, so a tap has to be closed: use
+    it as a context manager, or call `close`.
     expected: the layers that must be seen exactly once in every step. order: the layers as the prefill ran them.
     """
 
@@ -179,17 +181,13 @@ class Tap:
             self._index, self._borrowed = known.layers, known
         chunk.indexes, self._counted = known.indexes, known if chained else None
         if {call[2][0] for call in chunk.calls} - self.rows_seen.keys():
-            self.rows_seen = {call[2][0]: call[0].stored[0] for call in reversed(chunk.calls)} | self.rows_seen
+            for call in chunk.calls:
+                self.rows_seen.setdefault(call[2][0], call[0].stored[0])
 
     def _settle(self, chunk: Chunk) -> None:
         """A chunk's calls, then its biases, to the sink."""
         self._settling.calls_of(chunk)
         for bias in chunk.after:
-            if bias.layer not in chunk.layers:
-                raise CaptureError(
-                    f"{bias.layer} has a bias in step {chunk.step}, and did not run in it",
-                    "this model's structure is not understood",
-                )
             self._take_bias(chunk.step, chunk.layers[bias.layer], bias)
         self.sink.let_go()
 
@@ -211,13 +209,14 @@ class Tap:
         biases, self._biases = self._biases, []
         if self._staging is not None:
             self._staging.ship()
+        self._check_biases(biases)
+        if self._staging is not None:
             self._staging.end_step(biases, self._index)
             if not self.sink.later:
                 self._staging.drain.finish()
         else:
-            placed = [(self._place(bias.layer, stored_name(bias.layer, BIAS)), bias) for bias in biases]
-            for index, bias in placed:
-                self._take_bias(self._step, index, bias)
+            for bias in biases:
+                self._take_bias(self._step, self._index[bias.layer], bias)
         missing = sorted(self.expected.difference(self._index))
         if missing:
             raise CaptureError(
@@ -228,6 +227,16 @@ class Tap:
         if self._step == 0:
             self.order = list(self._index)
         self._last = None
+
+    def _check_biases(self, biases: list[BiasStep]) -> None:
+        """Each is of a linear that ran in this step, which has one."""
+        layers = Counter(bias.layer for bias in biases)
+        odd = {layer: "ran twice" for layer, times in layers.items() if times > 1}
+        odd |= dict.fromkeys(layers.keys() - self._index.keys(), "came without its linear")
+        for layer, what in odd.items():
+            raise CaptureError(
+                f"{stored_name(layer, BIAS)} {what} in step {self._step}", "this model's structure is not understood"
+            )
 
     def copied(self) -> None:
         """Wait until the copies of all steps that have ended are in host memory."""

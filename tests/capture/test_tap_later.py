@@ -79,16 +79,31 @@ def test_statistics_alone_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (sink.calls[0].x, sink.calls[0].y) == (Magnitude(1, 0, 0), Magnitude(1, 1, 1))
 
 
-def test_a_bias_of_a_linear_that_did_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is handed on after the calls, and has no place among them."""
-    monkeypatch.setattr(taps, "asks_later", lambda _: True)
+@pytest.mark.parametrize(
+    ("layers", "said"), [("b", "b@bias came without its linear in step 0"), ("aa", "a@bias ran twice in step 0")]
+)
+@pytest.mark.parametrize("staged", [True, False])
+def test_an_odd_bias_is_refused(monkeypatch: pytest.MonkeyPatch, layers: str, said: str, staged: bool) -> None:
+    """One of a linear that did not run, or a second one: not understood, whenever it is handed on."""
+    monkeypatch.setattr(taps, "asks_later", lambda _: staged)
     tap = Tap(frozenset({"a"}), NullSink())
     tap.begin_step(0)
     tap.record("a", torch.ones(1, 2), torch.ones(1, 2), "p")
-    tap.record_bias(bias_step("b", torch.ones(1, 2), torch.ones(1, 2)))
+    for layer in layers:
+        tap.record_bias(bias_step(layer, torch.ones(1, 2), torch.ones(1, 2)))
+    with pytest.raises(CaptureError, match=said):
+        tap.end_step()
+
+
+def test_rows_are_told_in_the_order_of_their_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a cache answered for some, the first call says how many rows the prefill has."""
+    monkeypatch.setattr(taps, "asks_later", lambda _: True)
+    tap = Tap(frozenset("abc"), NullSink())
+    tap.begin_step(0)
+    for name, rows in (("a", 3), ("b", 3), ("c", 1)):
+        tap.record(name, torch.ones(rows, 2), torch.ones(rows, 2), "p")
     tap.end_step()
-    with pytest.raises(CaptureError, match="b has a bias in step 0, and did not run in it"):
-        tap.close()
+    assert list(tap.rows_seen.items()) == [(3, "a"), (1, "c")]
 
 
 def test_an_input_that_changed_between_two_that_share_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

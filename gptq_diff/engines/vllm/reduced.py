@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from gptq_diff.capture.left_alone import Seen
 from gptq_diff.capture.stage import Stage, site
 from gptq_diff.capture.tap import ALL_REDUCE, Fused, Tap
 from gptq_diff.capture.ways import Views
@@ -30,7 +29,7 @@ class Reduced:
         self._stage = stage
         there = site(Fused((name,), (columns,)), ALL_REDUCE, ALL_REDUCE)
         self._staged = stager(stage, there, f"the sum over the ranks of {name}")
-        self._lefts = tuple(stage.watch.of(f"a rank's summand of {name}") for _ in range(2))  # of many rows, of one
+        self._lefts = stage.watch.of(f"a rank's summand of {name}")
 
     @contextlib.contextmanager
     def watched(self, tap: Tap) -> Iterator[None]:
@@ -74,7 +73,8 @@ class Reduced:
             return y
         copy = y.detach().clone()
         if watch.on:
-            watch.seen.append(Seen(left, Views(copy, (copy, copy)), y, copy))
+            rows = in_rows(copy)
+            watch.add(left, Views(copy, (rows, rows)), in_rows(y), rows)
         return copy
 
 

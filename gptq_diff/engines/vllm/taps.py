@@ -17,7 +17,6 @@ from torch import nn
 
 from gptq_diff.capture.bias_step import runs_for, spread
 from gptq_diff.capture.left_alone import Left
-from gptq_diff.capture.left_alone import Seen as SeenCall
 from gptq_diff.capture.stage import AsStaged, Site, Stage, Strip
 from gptq_diff.engines.vllm.modules import FusedLinear
 
@@ -142,7 +141,7 @@ def stager(stage: Stage, site: Site | Callable[[], Site], name: str) -> Callable
     """
     ask = site if callable(site) else None
     watch = stage.watch
-    lefts = watch.of(name), watch.of(name)
+    lefts = watch.of(name)
     place = _Place()
 
     def staged(x: torch.Tensor, y: torch.Tensor) -> bool:
@@ -160,7 +159,7 @@ def stager(stage: Stage, site: Site | Callable[[], Site], name: str) -> Callable
         if not left.known:
             stage.way(views, x, y)
             if watch.on:
-                watch.seen.append(SeenCall(left, views, x, y))
+                watch.add(left, views, x, y)
         elif left.x and left.y:
             stage.held += (x, y)
             stage.places += views.parts
