@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from gptq_diff.capture.call import Fused, stored_name
+from gptq_diff.capture.lanes import Lane
 from gptq_diff.capture.left_alone import Watch
 from gptq_diff.capture.ways import Views, Way, one_launch, views_of
 
@@ -111,11 +112,12 @@ class Stage:
     held: tensors of the engine that have their place there, and are copied to it when the strip leaves; places: those.
     watch: finds out which may be held. free: strips that nobody reads any more. way: how x and y are copied at once.
     most: values of the largest call that may be staged without being told. orders: chunks as they came before.
+    lane: how chunks are shipped; it outlives a prompt, since memory of a stream of its own is found again there alone.
     """
 
     __slots__ = (
-        "at", "calls", "dtype", "free", "held", "made", "most", "orders", "places", "room", "strip", "views", "watch",
-        "way",
+        "at", "calls", "dtype", "free", "held", "lane", "made", "most", "orders", "places", "room", "strip", "views",
+        "watch", "way",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -132,6 +134,7 @@ class Stage:
         self.made = 0
         self.most = 0
         self.orders = Orders()
+        self.lane: Lane | None = None
         self.way: Way = one_launch
 
     def open(self, strip: Strip, room: int) -> None:

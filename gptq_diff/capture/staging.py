@@ -107,7 +107,6 @@ class Staging:
         self._number = number
         self._stage = stage
         self._wants = wants_tensors
-        self._lane: Lane | None = None
         self._last: _Last | None = None
         self._away: deque[Chunk] = deque()  # whose memory on the GPU is to be used again, the oldest first
         self._step = -1
@@ -118,7 +117,6 @@ class Staging:
         stage.most = LARGE if wants_tensors else sys.maxsize
         self._strips = STAGED if wants_tensors else FEW
         self._usual = CHUNK_BYTES * STAGED // self._strips  # bytes of a strip
-        stage.free = [strip for strip in stage.free if self._is_usual(strip)]
         self.drain: Drain[Chunk] = Drain(settle, RING_BYTES, beside=beside)
 
     def begin_step(self, step: int, expected: int = 0) -> None:
@@ -206,16 +204,16 @@ class Staging:
     def _next(self, total: int, like: torch.Tensor) -> None:
         """Ship the chunk at hand and open one that has room for that many values."""
         self.ship()
-        if self._lane is None:
-            self._lane = lane_of(like)
-        strip = self._memory(total, like.dtype)
+        if self._stage.lane is None:
+            self._stage.lane = lane_of(like)
+        strip = self._memory(self._stage.lane, total, like.dtype)
         room = len(strip.values)
         if self._wants and self.expected:
             least = LEAST_BYTES // like.dtype.itemsize
             room = min(room, max(total, least, (self.expected - self._gone) // 2))
         self._stage.open(strip, room)
 
-    def _memory(self, total: int, dtype: torch.dtype) -> Strip:
+    def _memory(self, lane: Lane, total: int, dtype: torch.dtype) -> Strip:
         """New while there is little of it, else that of the chunk that left first, once it has been read."""
         stage, usual = self._stage, self._usual // dtype.itemsize
         while len(self._away) >= self._strips:
@@ -226,14 +224,13 @@ class Staging:
             strip = stage.lowest(size, dtype) if size == usual else None
             if strip is not None:
                 return strip
-            assert self._lane is not None
             try:
-                values = self._lane.staged(size, dtype)
+                values = lane.staged(size, dtype)
             except torch.cuda.OutOfMemoryError:
                 if not self._away:
                     if not stage.free:
                         raise
-                    stage.free.clear()  # of another dtype
+                    stage.free.clear()  # of another size or dtype
                     continue
                 stage.watch.drop()
                 self._reclaim(self._away.popleft())  # fewer have to do
@@ -264,7 +261,8 @@ class Staging:
         stage = self._stage
         if stage.strip is None or not stage.calls:
             return
-        assert self._lane is not None
+        lane = stage.lane
+        assert lane is not None
         stage.pack()
         chunk = Chunk(self._step, stage.strip, stage.calls, stage.at)
         last = self._last
@@ -277,8 +275,8 @@ class Staging:
         if self._wants:
             nbytes = used.nbytes
             self.drain.room_for(nbytes)
-            chunk.landed = self._lane.landing(chunk.used, used.dtype)
-        chunk.shipped = self._lane.ship(used, chunk.width, chunk.landed)
+            chunk.landed = lane.landing(chunk.used, used.dtype)
+        chunk.shipped = lane.ship(used, chunk.width, chunk.landed)
         self._newest = chunk.shipped
         self._away.append(chunk)
         self.drain.put(chunk, nbytes)

@@ -224,11 +224,12 @@ def test_bits_decide_and_not_values(copy: list[float], now: list[float], written
     assert (left.x, left.y, left.known) == (not written, True, True)
 
 
-def test_strips_of_another_size_are_let_go() -> None:
-    """Prompts with tensors and with figures alone by turns: the memory of one kind at a time."""
+def test_prompts_with_tensors_and_with_figures_alone_find_their_own_memory_again() -> None:
+    """By turns, as in a benchmark: a strip of each kind, and its views, are made once."""
     engine = Counted()
-    for seed in range(4):
+    for seed in range(6):
         sink = Copying()
         sink.wants_tensors = seed % 2 == 0
         engine.prompt(inputs_of(NAMES, 3, seed), sink)
-        assert len(engine.stage.free) == 1
+    assert engine.stage.made == 2
+    assert [len(strip.views) for strip in engine.stage.free] == [len(NAMES)] * 2

@@ -145,12 +145,8 @@ def stager(stage: Stage, site: Site | Callable[[], Site], name: str) -> Callable
     place = _Place()
 
     def staged(x: torch.Tensor, y: torch.Tensor) -> bool:
-        again = (
-            place.strip is stage.strip and place.at == stage.at and place.end <= stage.room
-            and place.x_shape == x.shape and place.y_shape == y.shape
-            and place.dtype is x.dtype and place.dtype is y.dtype
-        )  # fmt: skip
-        if not again:
+        again = place.at == stage.at and place.strip is stage.strip and place.x_shape == x.shape
+        if not again or place.end > stage.room or place.dtype is not y.dtype:
             if not place.found(stage, x, y, lefts):
                 return False
             if not callable(site):
