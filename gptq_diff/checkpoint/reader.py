@@ -124,6 +124,11 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} has no tensor called {name!r}")
         return self._tensors[name]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors on disk."""
+        return sum(entry.end - entry.start for entry in self._tensors.values())
+
     def tensor_names(self) -> tuple[str, ...]:
         """The names of all tensors, sorted."""
         return tuple(sorted(self._tensors))

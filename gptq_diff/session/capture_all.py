@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Callable
 
 import platformdirs
 
@@ -32,6 +34,13 @@ TARGETED = "-targeted"
 SIMULATORS = frozenset({"sim-exllama-targeted", "sim-gptq-targeted"})
 """Kernel modes that simulate some calls alone."""
 NOTHING_TO_FORCE = "not run: --teacher-force feeds it the reference's ids, and the reference did not finish"
+
+Ended = Callable[[RunRecord, Sequence[str]], None]
+"""Is told how far the run has come, and which backends' load has just ended."""
+
+
+def untold(record: RunRecord, backends: Sequence[str]) -> None:
+    """An `Ended` that does nothing with it."""
 
 
 def cache_dir() -> Path:
@@ -80,12 +89,14 @@ def loads_of(asked: Asked) -> list[list[Backend]]:
 
 
 def capture_all(
-    asked: Asked, run: RunDir, record: RunRecord, listen: Listener, live: Live | None = None, *, ahead: bool = False
-) -> RunRecord:
+    asked: Asked, run: RunDir, record: RunRecord, listen: Listener, live: Live | None = None, *, ahead: bool = False,
+    ended: Ended = untold,
+) -> RunRecord:  # fmt: skip
     """Run every load; run.json is rewritten after each, so an interrupted run says how far it came.
 
     live: makes experiments while the engines are there. ahead: start the next load's worker while one is at work, so
-    that it has imported its engine by then: worth it where there are cores to spare.
+    that it has imported its engine by then: worth it where there are cores to spare. ended: told of every load that
+    others follow, with the backends of it.
     """
     run.write_run(record.to_json())
     run.write_prompts(asked.prompts)
@@ -111,6 +122,8 @@ def capture_all(
                     of_load.close(outcomes)
             record = _with_outcomes(record, outcomes, run.log(backends[0].name).relative_to(run.root))
             run.write_run(record.to_json())
+            if following is not None:
+                ended(record, [b.name for b in backends])
             if asked.teacher_force and backends[0].name == asked.reference:
                 whole = [p.id for p in asked.prompts if p.id in outcomes[0].finished]
                 forced = {p: run.reader(asked.reference, p).manifest.tokens for p in whole}

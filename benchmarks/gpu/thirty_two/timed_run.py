@@ -1,28 +1,39 @@
 """`gptq-diff run` with a clock on its stages: python -m benchmarks.gpu.thirty_two.timed_run FILE.json run --model ...
 
 Everything after FILE is the program's own command line. Written are the seconds of every stage of the main job in this
-process, in the order in which they ended; what was waited for within another stage counts there too. "load ..." runs
-from the start of a worker to its end; "judged while an engine waits" are captures that are judged, and experiments
-planned, between the jobs of a load.
+process, in the order in which they ended, counted from its start; what was waited for within another stage counts there
+too. "load ..." runs from the start of a worker to its end; "judged while an engine waits" are captures that are judged,
+and experiments planned, between the jobs of a load. What the thread behind the run did is marked `behind`: it ran
+beside the loads, rests included; "waited for what is behind" is what was left of it after them.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gptq_diff.cli import app
-from gptq_diff.session import capture_all, live_load, main_job
+from gptq_diff.session import behind, between_run, capture_all, live_load, main_job, stages, workarounds
 
 STAGES = {
-    main_job: ["start_record", "capture_all", "judge_run", "judge_intervals", "diagnose_run", "measure_headroom",
-               "try_fixed_checkpoint", "report_run", "keep_what_was_asked", "write"],
-}  # fmt: skip
+    main_job: ["start_record", "capture_all", "try_fixed_checkpoint", "report_run", "keep_what_was_asked", "write"],
+    stages: ["judge_run", "diagnose_run", "measure_headroom"],
+}
+METHODS: list[tuple[Any, str, str]] = [
+    (between_run.IntervalStage, "follow", "judge_intervals"), (between_run.IntervalStage, "store", "output heads"),
+    (workarounds.Padding, "_settle", "padded prompt judged"),
+    (live_load.OfLoad, "__call__", "judged while an engine waits"),
+    (behind.Behind, "__exit__", "waited for what is behind"),
+]  # fmt: skip
+LONGEST_START = 120.0
+"""Seconds that imports may take before what /proc says is not believed."""
 
 
 class Clock:
@@ -30,7 +41,8 @@ class Clock:
 
     def __init__(self, place: Path) -> None:
         self._place = place
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() - age()
+        self._lock = threading.Lock()
         self.stages: list[dict[str, Any]] = []
 
     def timed(self, name: Callable[..., str], work: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,8 +61,20 @@ class Clock:
     def note(self, stage: str, seconds: float) -> None:
         """Keep it, on disk too: a run that is cut off has told how far it came."""
         at = round(time.perf_counter() - self._started, 3)
-        self.stages.append({"stage": stage, "seconds": round(seconds, 3), "ended_at": at})
-        self._place.write_text(json.dumps(self.stages, indent=1) + "\n")
+        where = {} if threading.current_thread() is threading.main_thread() else {"behind": True}
+        with self._lock:
+            self.stages.append({"stage": stage, "seconds": round(seconds, 3), "ended_at": at, **where})
+            self._place.write_text(json.dumps(self.stages, indent=1) + "\n")
+
+
+def age() -> float:
+    """Seconds since this process started (https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
+
+    0 where a sandbox does not say when that was.
+    """
+    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    found = time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+    return found if 0 <= found < LONGEST_START else 0.0
 
 
 def install(clock: Clock) -> None:
@@ -59,17 +83,21 @@ def install(clock: Clock) -> None:
         for name in names:
             setattr(module, name, clock.timed(lambda *_, name=name: name, getattr(module, name)))
     capture_all.run_load = clock.timed(lambda load, *_: f"load {load.spec.jobs[0].backend}", capture_all.run_load)
-    live_load.OfLoad.__call__ = clock.timed(  # type: ignore[method-assign]
-        lambda *_: "judged while an engine waits", live_load.OfLoad.__call__
-    )
+    for owner, method, stage in METHODS:
+        setattr(owner, method, clock.timed(lambda *_, stage=stage: stage, getattr(owner, method)))
 
 
 def main() -> None:
     place, arguments = Path(sys.argv[1]), sys.argv[2:]
     clock = Clock(place)
+    clock.note("imports", age())
     install(clock)
     sys.argv = ["gptq-diff", *arguments]
-    app.main()
+    started = time.perf_counter()
+    try:
+        app.main()
+    finally:
+        clock.note("the command", time.perf_counter() - started)
 
 
 if __name__ == "__main__":
