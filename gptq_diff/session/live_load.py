@@ -11,9 +11,9 @@ from gptq_diff.compare.judge_run import Key, judge_captures, open_captures, stor
 from gptq_diff.jobs import AnyJob
 from gptq_diff.judged_file import write_judged
 from gptq_diff.records import Judgement
-from gptq_diff.session.asked import Backend
+from gptq_diff.session.asked import OFF, Backend
 from gptq_diff.session.live import Experiments
-from gptq_diff.session.live_subjects import OFF, chosen, concerned, subjects
+from gptq_diff.session.live_subjects import chosen, concerned, subjects
 from gptq_diff.session.workarounds import Padding
 
 if TYPE_CHECKING:

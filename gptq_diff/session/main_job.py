@@ -11,7 +11,7 @@ from gptq_diff.compare.place import judging_device, room_beside
 from gptq_diff.records import Report
 from gptq_diff.report.json_report import write_report
 from gptq_diff.report.renderings import write_renderings
-from gptq_diff.session.asked import Asked, RunRecord
+from gptq_diff.session.asked import OFF, Asked, RunRecord
 from gptq_diff.session.behind import Behind, at_once
 from gptq_diff.session.bfloat16 import try_bfloat16
 from gptq_diff.session.capture_all import capture_all, start_record, untold
@@ -21,11 +21,11 @@ from gptq_diff.session.finished import finished_captures
 from gptq_diff.session.fixed_checkpoint import try_fixed_checkpoint
 from gptq_diff.session.keep import keep_what_was_asked
 from gptq_diff.session.live_load import Live
-from gptq_diff.session.live_subjects import OFF
 from gptq_diff.session.loads_judged import LoadsJudged
 from gptq_diff.session.room import check_room
 from gptq_diff.session.stages import Stages
 from gptq_diff.session.workarounds import Padding
+from gptq_diff.worker_process import Early
 
 
 class Watcher(Protocol):
@@ -38,9 +38,10 @@ class Watcher(Protocol):
         """That many linears have been judged."""
 
 
-def run_job(asked: Asked, run: RunDir, watcher: Watcher) -> Report:
+def run_job(asked: Asked, run: RunDir, watcher: Watcher, first: Early | None = None) -> Report:
     """Capture every backend, judge every linear, say why, write report.json.
 
+    first: the first load's worker, where it was started before (session.loads.first_started).
     Where there is room, the captures of a load are judged behind the loads that follow.
     """
     with open_checkpoint(asked.model, trust_remote_code=asked.trust_remote_code) as model:
@@ -61,7 +62,7 @@ def run_job(asked: Asked, run: RunDir, watcher: Watcher) -> Report:
             stages = Stages(run, judge, model, live.judged, watcher.judging)
             loads = LoadsJudged(run, stages.some, behind)
             ended = loads.take if room else untold
-            record = capture_all(asked, run, record, watcher.worker, live, ahead=ahead, ended=ended)
+            record = capture_all(asked, run, record, watcher.worker, live, ahead=ahead, ended=ended, first=first)
         left = [key for key in finished_captures(record, run) if key not in loads.done]
         record = stages.last(loads.noted(record), left)
         return report_and_write(run, record, model, watcher, asked)

@@ -22,13 +22,11 @@ from gptq_diff.jobs import Job
 from gptq_diff.records import Judgement, Prompt, Result, Workaround
 from gptq_diff.session.behind import GoOn, Work, at_once
 from gptq_diff.session.decode import Decoder
+from gptq_diff.session.loads import ROWS
 
 if TYPE_CHECKING:
     from gptq_diff.checkpoint.reader import Checkpoint
     from gptq_diff.launch import Outcome
-
-ROWS = 51
-"""Tokens that a padded prompt has: one more than exllama's fused path takes (24 or 50 rows)."""
 
 
 @dataclass(frozen=True)

@@ -9,29 +9,34 @@ beside the loads, rests included; "waited for what is behind" is what was left o
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gptq_diff.cli import app
-from gptq_diff.session import behind, between_run, capture_all, live_load, main_job, stages, workarounds
+from gptq_diff.cli import main_job as shown
 
 STAGES = {
-    main_job: ["start_record", "capture_all", "try_fixed_checkpoint", "report_run", "keep_what_was_asked", "write"],
-    stages: ["judge_run", "diagnose_run", "measure_headroom"],
-}
-METHODS: list[tuple[Any, str, str]] = [
-    (between_run.IntervalStage, "follow", "judge_intervals"), (between_run.IntervalStage, "store", "output heads"),
-    (workarounds.Padding, "_settle", "padded prompt judged"),
-    (live_load.OfLoad, "__call__", "judged while an engine waits"),
-    (behind.Behind, "__exit__", "waited for what is behind"),
-]  # fmt: skip
+    "session.main_job": [
+        "start_record", "capture_all", "try_fixed_checkpoint", "report_run", "keep_what_was_asked", "write",
+    ],
+    "session.stages": ["judge_run", "diagnose_run", "measure_headroom"],
+}  # fmt: skip
+METHODS = [
+    ("session.between_run", "IntervalStage", "follow", "judge_intervals"),
+    ("session.between_run", "IntervalStage", "store", "output heads"),
+    ("session.workarounds", "Padding", "_settle", "padded prompt judged"),
+    ("session.live_load", "OfLoad", "__call__", "judged while an engine waits"),
+    ("session.behind", "Behind", "__exit__", "waited for what is behind"),
+]
 LONGEST_START = 120.0
 """Seconds that imports may take before what /proc says is not believed."""
 
@@ -79,19 +84,32 @@ def age() -> float:
 
 def install(clock: Clock) -> None:
     """Put the clock on the stages; this process runs one command and ends."""
-    for module, names in STAGES.items():
+    for where, names in STAGES.items():
+        module = importlib.import_module(f"gptq_diff.{where}")
         for name in names:
             setattr(module, name, clock.timed(lambda *_, name=name: name, getattr(module, name)))
+    capture_all: Any = importlib.import_module("gptq_diff.session.capture_all")
     capture_all.run_load = clock.timed(lambda load, *_: f"load {load.spec.jobs[0].backend}", capture_all.run_load)
-    for owner, method, stage in METHODS:
+    for where, kind, method, stage in METHODS:
+        owner = getattr(importlib.import_module(f"gptq_diff.{where}"), kind)
         setattr(owner, method, clock.timed(lambda *_, stage=stage: stage, getattr(owner, method)))
+
+
+@contextlib.contextmanager
+def started_and_clocked(clock: Clock, start: Callable[..., Any], *given: Any) -> Iterator[Any]:
+    """The first worker, and then the clock: what it is put on brings torch along, as the program itself does then."""
+    with start(*given) as first:
+        clock.note("the first worker has started", 0.0)
+        started = time.perf_counter()
+        install(clock)
+        clock.note("imports", time.perf_counter() - started)
+        yield first
 
 
 def main() -> None:
     place, arguments = Path(sys.argv[1]), sys.argv[2:]
     clock = Clock(place)
-    clock.note("imports", age())
-    install(clock)
+    shown.first_started = functools.partial(started_and_clocked, clock, shown.first_started)  # type: ignore[assignment]
     sys.argv = ["gptq-diff", *arguments]
     started = time.perf_counter()
     try:
