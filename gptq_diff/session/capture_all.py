@@ -72,14 +72,14 @@ def capture_all(
     that it has imported its engine by then: worth it where there are cores to spare. ended: told of every load that
     others follow, with the backends of it. first: a worker of the first load that was started before.
     """
-    run.write_run(record.to_json())
-    run.write_prompts(asked.prompts)
-    staged = stage_package(cache_dir())
     forced: dict[str, tuple[int, ...]] = {}
     loads = loads_of(asked)
     own: Early | None = None
     early = first
     try:
+        run.write_run(record.to_json())
+        run.write_prompts(asked.prompts)
+        staged = stage_package(cache_dir())
         for backends, following in itertools.zip_longest(loads, loads[1:]):
             own, early = early, None
             if ahead and following is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,10 +107,16 @@ def worker_variables(engine: str, device: str) -> dict[str, str]:
 def first_started(asked: Asked, run: RunDir) -> Iterator[Early]:
     """The worker of the first load, on its way: it imports its engine while this process imports what it needs.
 
-    Ended with the context, unless its load has taken it.
+    Ended with the context, unless its load has taken it. Of a run that ends before there is a run.json its log goes:
+    the directory is as empty as it was, and can be given again.
     """
-    first = Early(load_of(asked, run, stage_package(cache_dir()), loads_of(asked)[0], {}))
+    load = load_of(asked, run, stage_package(cache_dir()), loads_of(asked)[0], {})
+    first: Early | None = None
     try:
+        first = Early(load)
         yield first
     finally:
-        first.end()
+        if first is not None:
+            first.end()
+        if not (run.root / "run.json").is_file():
+            shutil.rmtree(load.log.parent, ignore_errors=True)

@@ -89,11 +89,24 @@ def test_it_gets_what_its_load_gets(small_model: Path, tmp_path: Path, monkeypat
     assert first.ends == 1
 
 
-def test_a_run_that_is_refused_ends_it(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by a disk without room, which is asked once the worker is on its way."""
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_run_that_is_refused_ends_it(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """As by a disk without room, which is asked once the worker is on its way; its log stays with a run alone."""
     monkeypatch.setattr(loads, "Early", Noted)
     made: list[Noted] = []
-    with pytest.raises(UsageError), loads.first_started(asked(small_model), RunDir(tmp_path / "run")) as first:
+    run = RunDir.create(tmp_path / "run", overwrite=False)
+    with pytest.raises(UsageError), loads.first_started(asked(small_model), run) as first:
         made.append(first)  # type: ignore[arg-type]
+        log = made[0].load.log
+        log.parent.mkdir()
+        log.touch()
+        if begun:
+            run.write_run({})
         raise UsageError("no room", "make some")
     assert [one.ends for one in made] == [1]
+    assert log.exists() is begun
+    run.release()
+    if not begun:
+        RunDir.create(tmp_path / "run", overwrite=False).release()
