@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import signal
 import sys
@@ -56,11 +57,13 @@ def no_environments(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers run in this process (tests/session/in_process.py)."""
+    """Workers run in this process (tests/session/in_process.py); so none is started ahead."""
+    from gptq_diff.cli import main_job
     from gptq_diff.session import capture_all
     from tests.session.in_process import run_here
 
     monkeypatch.setattr(capture_all, "run_load", run_here)
+    monkeypatch.setattr(main_job, "first_started", lambda asked, run: contextlib.nullcontext())
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from gptq_diff.faults.fault import Fault
 from gptq_diff.jobs import Job, WorkerSpec
 from gptq_diff.models.options import BuildOptions
 from gptq_diff.session.asked import Backend
-from gptq_diff.session.capture_all import cache_dir
+from gptq_diff.session.loads import cache_dir
 from gptq_diff.stage import stage_package
 
 IN_BYTES = frozenset({

@@ -29,9 +29,10 @@ from gptq_diff.records import Prompt
 from gptq_diff.session.asked import Asked, Backend, RunRecord
 from gptq_diff.session.between_run import judge_intervals
 from gptq_diff.session.capture_all import start_record
-from gptq_diff.session.compare_run import finished_captures, judge_run, report_run
+from gptq_diff.session.compare_run import judge_run, report_run
 from gptq_diff.session.decode import Decoder
 from gptq_diff.session.diagnose_run import diagnose_run
+from gptq_diff.session.finished import finished_captures
 from gptq_diff.session.main_job import write
 
 Json = dict[str, Any]
@@ -81,9 +82,10 @@ def run_drawn(lab: Lab, drawn: Drawn, folder: Path, seed: int) -> tuple[Json, Ef
         effects = effects_of(drawn.faults if drawn.drawn_as != "healthy" else (), view, judge, seen)
         for reader in sum(made.values(), [healthy] if healthy else []):
             reader.close()
-        record = judge_run(run, record, judge, loaded, lambda *_: None).noted(record)
-        record = judge_intervals(run, record, finished_captures(record, run), judge)
-        diagnose_run(run, record, judge, loaded)
+        keys = finished_captures(record, run)
+        record = judge_run(run, record, keys, judge, loaded, lambda *_: None).noted(record)
+        record = judge_intervals(run, record, keys, judge)
+        diagnose_run(run, record, keys, judge, loaded)
         write(run, dataclasses.replace(record, state="finished"), report_run(run, record, Decoder(None)))
     run.release()
     return json.loads((run.root / "report.json").read_text(encoding="utf-8")), effects

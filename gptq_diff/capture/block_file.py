@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import torch
 
-_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
+_NAMES = {"torch.float16": "F16", "torch.bfloat16": "BF16", "torch.float32": "F32", "torch.float64": "F64"}
 
 
 def write_block(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -27,7 +26,7 @@ def write_block(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     offset = 0
     for name, tensor in ordered:
         end = offset + tensor.nbytes
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        header[name] = {"dtype": _NAMES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -38,5 +37,7 @@ def write_block(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _octets(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+    import torch
+
     octets: npt.NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).numpy()
     return octets

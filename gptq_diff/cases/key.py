@@ -12,7 +12,7 @@ from gptq_diff.cases.case import Case
 from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.environment import environment
 from gptq_diff.environments.find import installed_in, site_packages
-from gptq_diff.session.capture_all import cache_dir
+from gptq_diff.session.loads import cache_dir
 from gptq_diff.session.prepare import prepare_backend
 from gptq_diff.stage import stage_package
 

@@ -22,8 +22,7 @@ from gptq_diff.cases.plant import Planted, plant_fault
 from gptq_diff.cases.tasks import keep_apart
 from gptq_diff.errors import GptqDiffError, UsageError
 from gptq_diff.records import ERROR, FAILED, HELD, SKIPPED, CaseOutcome, Expectation, Report
-from gptq_diff.session.asked import Asked
-from gptq_diff.session.live_subjects import OFF
+from gptq_diff.session.asked import OFF, Asked
 from gptq_diff.session.main_job import Watcher, run_job
 from gptq_diff.session.prepare import PromptSource, prepare
 

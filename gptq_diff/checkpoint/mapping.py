@@ -1,19 +1,24 @@
-"""Tensors that are views of a memory-mapped safetensors file: pages come in when touched and belong to the file."""
+"""Tensors that are views of a memory-mapped safetensors file: pages come in when touched and belong to the file.
+
+torch is imported when the first tensor is asked for: what a checkpoint holds is told, and refused, without it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from gptq_diff.checkpoint.header import TensorEntry
 from gptq_diff.errors import CheckpointError
 
+if TYPE_CHECKING:
+    import torch
+
 _DTYPES = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
-    "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16",
+    "BF16": "bfloat16", "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
+"""Their names in torch by those in a header."""
 
 
 class MappedFiles:
@@ -28,9 +33,11 @@ class MappedFiles:
 
     def tensor(self, name: str, entry: TensorEntry) -> torch.Tensor:
         """The tensor as a view of the map; a copy only where its first byte is not aligned to its dtype."""
+        import torch
+
         if entry.dtype not in _DTYPES:
             raise CheckpointError(f"{name} has the dtype {entry.dtype}, which is not supported")
-        dtype = _DTYPES[entry.dtype]
+        dtype: torch.dtype = getattr(torch, _DTYPES[entry.dtype])
         storage = self._storage(entry.file)
         if entry.start % dtype.itemsize == 0:
             whole = self._whole.get((entry.file, entry.dtype))
@@ -46,6 +53,8 @@ class MappedFiles:
         self._storages.clear()
 
     def _storage(self, file: Path) -> torch.UntypedStorage:
+        import torch
+
         if file not in self._storages:
             try:
                 size = file.stat().st_size

@@ -1,4 +1,7 @@
-"""A GPTQ checkpoint on disk: listed from headers alone, its tensors memory-mapped, never written to."""
+"""A GPTQ checkpoint on disk: listed from headers alone, its tensors memory-mapped, never written to.
+
+torch is imported when the first tensor is asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-
-import torch
 
 from gptq_diff.checkpoint.config import QuantConfig, disagreements, find_quantisation, parse_quantisation
 from gptq_diff.checkpoint.fingerprint import fingerprint_of
@@ -21,6 +22,7 @@ from gptq_diff.errors import CheckpointError
 from gptq_diff.records import LayerSpec, ModelInfo
 
 if TYPE_CHECKING:
+    import torch
     from typing_extensions import Self
 
     from gptq_diff.checkpoint.header import TensorEntry
@@ -37,7 +39,6 @@ class Checkpoint:
     layers: every quantised linear, in natural order.
     skipped: quantised linears that are left out, each with its reason.
     trust_remote_code: what the user allowed; the reader itself never runs a checkpoint's code, engines ask here.
-    work_device: where this process computes with its linears when it judges them; the CPU unless somebody sets it.
     """
 
     def __init__(
@@ -53,18 +54,29 @@ class Checkpoint:
         self.config = config
         self.quantisation = quantisation
         self.trust_remote_code = trust_remote_code
-        self.work_device = torch.device("cpu")
         self.layers, self.skipped = list_layers(tensors, quantisation)
         self._tensors = tensors
         self._specs = {spec.name: spec for spec in self.layers}
         self._files = MappedFiles()
         self._fingerprints: dict[bool, str] = {}
+        self._work_device: torch.device | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def work_device(self) -> torch.device:
+        """Where this process computes with its linears when it judges them; the CPU unless somebody sets it."""
+        import torch
+
+        return torch.device("cpu") if self._work_device is None else self._work_device
+
+    @work_device.setter
+    def work_device(self, device: torch.device) -> None:
+        self._work_device = device
 
     @property
     def needs_remote_code(self) -> bool:
@@ -124,6 +136,11 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} has no tensor called {name!r}")
         return self._tensors[name]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors on disk."""
+        return sum(entry.end - entry.start for entry in self._tensors.values())
+
     def tensor_names(self) -> tuple[str, ...]:
         """The names of all tensors, sorted."""
         return tuple(sorted(self._tensors))
@@ -144,6 +161,8 @@ class Checkpoint:
     def _row_groups(self, spec: LayerSpec) -> torch.Tensor | None:
         if f"{spec.name}.g_idx" not in self._tensors:
             return None
+        import torch
+
         g_idx = self.tensor(f"{spec.name}.g_idx")
         low, high = int(g_idx.min()), int(g_idx.max())
         if low < 0 or high >= spec.groups:

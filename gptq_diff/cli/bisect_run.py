@@ -25,7 +25,7 @@ from gptq_diff.cli.output import console, print_json, saying
 from gptq_diff.environments.find import user_folder
 from gptq_diff.errors import CannotJudge, NothingFound, UsageError
 from gptq_diff.hosts import look_around
-from gptq_diff.session.capture_all import cache_dir
+from gptq_diff.session.loads import cache_dir
 from gptq_diff.stage import stage_package
 from gptq_diff.suggest import nearest
 from gptq_diff.upstream.build import How

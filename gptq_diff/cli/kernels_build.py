@@ -16,7 +16,7 @@ from rich.text import Text
 from gptq_diff.cli.output import console, print_json
 from gptq_diff.errors import GptqDiffError, UsageError
 from gptq_diff.releases import Release, release_named
-from gptq_diff.session.capture_all import cache_dir
+from gptq_diff.session.loads import cache_dir
 from gptq_diff.session.prepare import interpreter
 from gptq_diff.stage import stage_package
 from gptq_diff.text import one_line

@@ -11,15 +11,17 @@ from gptq_diff.cli.show import show_report
 from gptq_diff.exit_codes import exit_code
 from gptq_diff.records import Report
 from gptq_diff.session.asked import Asked
-from gptq_diff.session.main_job import run_job
+from gptq_diff.session.loads import first_started
 
 
 def watched(asked: Asked, out: Path, *, overwrite: bool, quiet: bool) -> tuple[RunDir, Report]:
     """Run the job with progress on stderr."""
     run = RunDir.create(out, overwrite=overwrite)
     try:
-        with LiveWatcher(asked, console(quiet=quiet), quiet=quiet) as watcher:
-            return run, run_job(asked, run, watcher)
+        with LiveWatcher(asked, console(quiet=quiet), quiet=quiet) as watcher, first_started(asked, run) as first:
+            from gptq_diff.session.main_job import run_job  # it brings torch along
+
+            return run, run_job(asked, run, watcher, first)
     finally:
         run.release()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Callable
 
 import torch
@@ -159,10 +160,20 @@ def store_rows(run: RunDir, key: Key, captured: Captured) -> None:
         write_rows(path, fresh)
 
 
-def open_captures(run: RunDir, keys: list[Key], reference: str) -> dict[Key, Captured]:
-    """Readers for those captures, each beside the reference's capture of the same prompt."""
+def open_captures(
+    run: RunDir, keys: Sequence[Key], reference: str, whole: Collection[Key] = ()
+) -> dict[Key, Captured]:  # fmt: skip
+    """Readers for those captures, each beside the reference's capture of the same prompt.
+
+    whole: captures that are there too; of these the reference's are looked at.
+    """
     readers = {key: run.reader(*key) for key in keys}
+    prompts = dict.fromkeys(prompt for backend, prompt in keys if backend != reference)
+    beside = {p: readers.get((reference, p)) for p in prompts}
+    for prompt, reader in beside.items():
+        if reader is None and (reference, prompt) in whole:
+            beside[prompt] = run.reader(reference, prompt)
     return {
-        (backend, prompt): Captured(reader, None if backend == reference else readers.get((reference, prompt)))
+        (backend, prompt): Captured(reader, None if backend == reference else beside[prompt])
         for (backend, prompt), reader in readers.items()
     }

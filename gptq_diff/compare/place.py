@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 CPU = torch.device("cpu")
 BYTES_PER_WEIGHT = 24
 """What judging a linear takes of a GPU's memory at its peak: codes, zeros, scales by row, W, and rows."""
+AT_A_TIME = 3
+"""Linears that headroom is measured of together on a GPU; at 32B's size each takes about 2 GB there."""
+LOADED = 1.5
+"""What an engine takes of a GPU's memory, in sizes of its checkpoint: 1.2 were measured at 32B's size."""
 
 
 def judging_device(asked: str, layers: Sequence[LayerSpec]) -> torch.device:
@@ -32,6 +36,18 @@ def judging_device(asked: str, layers: Sequence[LayerSpec]) -> torch.device:
     largest = max((spec.in_features * spec.out_features for spec in layers), default=0)
     free, _ = torch.cuda.mem_get_info(device)
     return device if free > BYTES_PER_WEIGHT * largest else CPU
+
+
+def room_beside(device: torch.device, judge: Checkpoint, loaded: Checkpoint) -> bool:
+    """Whether a GPU can hold an engine with that checkpoint, and judge meanwhile; never on a CPU.
+
+    An engine's own work leaves a CPU no time, while a machine with a GPU has cores to spare.
+    """
+    if device.type == "cpu":
+        return False
+    largest = max((spec.in_features * spec.out_features for spec in judge.layers), default=0)
+    free, _ = torch.cuda.mem_get_info(device)
+    return free > LOADED * loaded.nbytes + (1 + AT_A_TIME) * BYTES_PER_WEIGHT * largest
 
 
 def linears_on(

@@ -17,7 +17,14 @@ from gptq_diff.engines.base import Engine, Generation, LoadSpec
 from gptq_diff.engines.vllm.proof import proving
 from gptq_diff.engines.vllm.rank import OneProcess
 from gptq_diff.engines.vllm.ranks import Explained, Ranks
-from gptq_diff.engines.vllm.settings import engine_arguments, own_process, rank_arguments, rank_environment, route_named
+from gptq_diff.engines.vllm.settings import (
+    beside_others,
+    engine_arguments,
+    own_process,
+    rank_arguments,
+    rank_environment,
+    route_named,
+)
 from gptq_diff.errors import BackendError, CaptureError
 from gptq_diff.kernels.base import Product
 
@@ -43,6 +50,8 @@ class VllmEngine(Engine):
         self._ends = end_ids(checkpoint)
         known = frozenset(field.name for field in dataclasses.fields(vllm.EngineArgs))
         arguments = engine_arguments(spec, known)
+        if torch.cuda.is_available():
+            arguments |= beside_others(known)
         if spec.tensor_parallel == 1:
             if not torch.cuda.is_available():
                 arguments |= own_process(known)

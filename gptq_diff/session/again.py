@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.reader import Checkpoint
+from gptq_diff.compare.judge_run import Key
 from gptq_diff.compare.place import judging_device
 from gptq_diff.errors import GptqDiffError
 from gptq_diff.launch import Listener
@@ -15,9 +17,10 @@ from gptq_diff.records import Report
 from gptq_diff.report.json_report import read_report
 from gptq_diff.session.asked import RunRecord
 from gptq_diff.session.between_run import judge_intervals
-from gptq_diff.session.compare_run import finished_captures, judge_run, report_run
+from gptq_diff.session.compare_run import judge_run, report_run
 from gptq_diff.session.decode import Decoder
 from gptq_diff.session.diagnose_run import diagnose_run
+from gptq_diff.session.finished import finished_captures
 from gptq_diff.session.headroom_run import measure_headroom
 from gptq_diff.session.live_again import Again, Finished, experiments_again
 from gptq_diff.session.main_job import write
@@ -42,11 +45,12 @@ def compare_again(
         else:
             loaded, judge = opened.checkpoints()
             judge.work_device = judging_device("", judge.layers)
+            captures = finished_captures(record, run)
             if judging:
-                record = _judged_again(run, record, judge, loaded, say)
-                record = judge_intervals(run, record, finished_captures(record, run), judge)
-            diagnose_run(run, record, judge, loaded)
-            measure_headroom(run, record, finished_captures(record, run), judge, loaded)
+                record = _judged_again(run, record, captures, judge, loaded, say)
+                record = judge_intervals(run, record, captures, judge)
+            diagnose_run(run, record, captures, judge, loaded)
+            measure_headroom(run, record, captures, judge, loaded)
             if live is not None:
                 experiments_again(Finished(run, record, judge, loaded), live, listen, say)
         tokenizer = opened.loaded.path if isinstance(opened.loaded, Checkpoint) else None
@@ -55,9 +59,10 @@ def compare_again(
 
 
 def _judged_again(
-    run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint, say: Callable[[str], None]
-) -> RunRecord:
-    judged = judge_run(run, record, judge, loaded, lambda *_: None)
+    run: RunDir, record: RunRecord, captures: Sequence[Key], judge: Checkpoint, loaded: Checkpoint,
+    say: Callable[[str], None],
+) -> RunRecord:  # fmt: skip
+    judged = judge_run(run, record, captures, judge, loaded, lambda *_: None)
     kept = judged.calls - judged.fresh
     if kept:
         say(f"{kept} of {judged.calls} kernel calls keep their stored judgement: their tensors were left out")

@@ -14,6 +14,9 @@ from gptq_diff.session.sweep import Lengths
 
 CACHING = frozenset({"vllm"})
 """Engines with a prefix cache."""
+AUTO, OFF, ALL = "auto", "off", "all"
+"""--experiments: on live kernels that fail, on none, on every backend. --workarounds: what costs no load of its own,
+none, a fixed checkpoint too."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from gptq_diff.diagnose.workarounds.bfloat16 import KERNELS, NAME, not_tried, of
 from gptq_diff.errors import GptqDiffError
 from gptq_diff.judged_file import read_judged
 from gptq_diff.records import Report, Result, Workaround
-from gptq_diff.session.asked import Asked, Backend
-from gptq_diff.session.live_subjects import ALL, OFF
+from gptq_diff.session.asked import ALL, OFF, Asked, Backend
 from gptq_diff.session.workarounds import store_workarounds
 
 LATER = "it takes a load of its own: `--workarounds all` tries it"

@@ -18,7 +18,7 @@ from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint
 from gptq_diff.errors import CannotJudge, UsageError
 from gptq_diff.session.asked import RunRecord
 from gptq_diff.session.capture_all import capture_all, start_record
-from gptq_diff.session.compare_run import finished_captures
+from gptq_diff.session.finished import finished_captures
 from gptq_diff.session.prepare import PromptSource, prepare
 
 REFERENCE = "hf-fp32"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Callable
@@ -11,7 +11,7 @@ import gptq_diff
 from gptq_diff.between_file import between_file, read_between
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.capture.store import CaptureReader
-from gptq_diff.compare.judge_run import Key, judge_captures, open_captures, store_rows
+from gptq_diff.compare.judge_run import Key, judge_captures, store_rows
 from gptq_diff.compare.results import BackendRun, make_result, verdict
 from gptq_diff.diagnosed_file import read_findings
 from gptq_diff.judged_file import read_judged, write_judged
@@ -22,18 +22,13 @@ from gptq_diff.session.between_run import with_intervals
 from gptq_diff.session.decode import Decoder
 from gptq_diff.session.determinism import settle
 from gptq_diff.session.experiments_store import with_experiments
+from gptq_diff.session.finished import finished_captures, open_finished
 from gptq_diff.session.headroom_file import headroom_file, nearest_of_all, noted, read_headroom
 from gptq_diff.session.sweep import sweeps
 from gptq_diff.session.workarounds import with_workarounds
 
 if TYPE_CHECKING:
     from gptq_diff.checkpoint.reader import Checkpoint
-
-
-def finished_captures(record: RunRecord, run: RunDir) -> list[Key]:
-    """(backend, prompt) of every capture that is whole, in the report's order."""
-    prompts = [p.id for p in run.prompts()]
-    return [(b.name, p) for b in record.backends for p in prompts if p in b.finished]
 
 
 @dataclass(frozen=True)
@@ -52,14 +47,14 @@ class Judged:
 
 
 def judge_run(
-    run: RunDir, record: RunRecord, judge: Checkpoint, loaded: Checkpoint, progress: Callable[[int, int], None],
-    known: Mapping[Key, float] = MappingProxyType({}),
+    run: RunDir, record: RunRecord, keys: Sequence[Key], judge: Checkpoint, loaded: Checkpoint,
+    progress: Callable[[int, int], None], known: Mapping[Key, float] = MappingProxyType({}),
 ) -> Judged:  # fmt: skip
-    """Judge every kept tensor and store the judgements; a pruned capture keeps the judgements it had.
+    """Judge every kept tensor of those captures and store the judgements; a pruned capture keeps those it had.
 
     known: captures that have just been judged, with the seconds that it took.
     """
-    captures = open_captures(run, finished_captures(record, run), record.reference)
+    captures = open_finished(run, record, keys)
     judged = judge_captures({k: c for k, c in captures.items() if k not in known}, judge, loaded, progress)
     for key, fresh in judged.items():
         merged = {(j.step, j.stored): j for j in read_judged(run.judged(*key))}

@@ -11,10 +11,9 @@ from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.compare.results import FAILURES
 from gptq_diff.errors import GptqDiffError
 from gptq_diff.records import Report, Result, Workaround
-from gptq_diff.session.asked import Asked
+from gptq_diff.session.asked import ALL, OFF, Asked
 from gptq_diff.session.captured_inputs import inputs_of_run
 from gptq_diff.session.fix_run import Fixed, fix_for_headroom
-from gptq_diff.session.live_subjects import ALL, OFF
 from gptq_diff.session.workarounds import store_workarounds
 
 if TYPE_CHECKING:

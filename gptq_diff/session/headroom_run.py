@@ -13,18 +13,17 @@ import torch
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.judge_run import Key, open_captures
-from gptq_diff.compare.place import CPU, given_back, linears_on
+from gptq_diff.compare.place import AT_A_TIME, CPU, given_back, linears_on
 from gptq_diff.diagnose.headroom import Nearest, Share, arithmetics_of, every_arithmetic, measure, share_of
 from gptq_diff.records import BOUNDED, ORIGINAL, Headroom, LayerSpec, swept_prompt
 from gptq_diff.session.asked import RunRecord
+from gptq_diff.session.behind import GoOn, unhindered
 from gptq_diff.session.headroom_file import headroom_file, read_headroom, write_headroom
 
 if TYPE_CHECKING:
     from gptq_diff.checkpoint.packed import PackedLinear
     from gptq_diff.checkpoint.reader import Checkpoint
 
-AT_A_TIME = 3
-"""Linears that are worked on together where a GPU makes the sums; what each takes there is about 2 GB."""
 LARGE = 1 << 24
 """Weights of a linear from which on two at a time are too much."""
 
@@ -54,11 +53,13 @@ class _Stack:
 
 
 def measure_headroom(
-    run: RunDir, record: RunRecord, keys: Sequence[Key], judge: Checkpoint, loaded: Checkpoint
-) -> None:
+    run: RunDir, record: RunRecord, keys: Sequence[Key], judge: Checkpoint, loaded: Checkpoint,
+    go_on: GoOn = unhindered,
+) -> None:  # fmt: skip
     """Write the headroom of those captures; layers whose tensors are gone keep what was measured before.
 
     Of a sweep over prompt lengths only the longest of each prompt is measured: it holds the rows of all others.
+    go_on: called after each linear; what it raises ends this.
     """
     captures = open_captures(run, _longest(keys) if record.sweep else list(keys), record.reference)
     found: dict[Key, dict[str, list[Headroom]]] = {key: {} for key in captures}
@@ -68,6 +69,7 @@ def measure_headroom(
     else:
         by_layer = _each_there(judge, lambda one: _of_layer(one.spec, captures, record.reference, judge, loaded, one))
     for layer in by_layer:
+        go_on()
         for key, rows in layer.items():
             found[key].update(rows)
     for key, layers in found.items():

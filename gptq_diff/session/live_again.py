@@ -21,11 +21,11 @@ from gptq_diff.judged_file import read_judged
 from gptq_diff.launch import Listener, Load, run_load
 from gptq_diff.presets import BackendRequest, parse_backends, preset_named
 from gptq_diff.session.asked import Backend, RunRecord
-from gptq_diff.session.capture_all import cache_dir, worker_variables
 from gptq_diff.session.devices import device_of
 from gptq_diff.session.experiments_store import fresh_dir, write_experiments
 from gptq_diff.session.live import Experiments, not_run
 from gptq_diff.session.live_subjects import Chosen, chosen, concerned, subjects
+from gptq_diff.session.loads import cache_dir, worker_variables
 from gptq_diff.session.prepare import prepare_backend
 from gptq_diff.stage import stage_package
 

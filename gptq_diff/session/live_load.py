@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.compare.judge_run import Key, judge_captures, open_captures, store_rows
 from gptq_diff.jobs import AnyJob
 from gptq_diff.judged_file import write_judged
 from gptq_diff.records import Judgement
-from gptq_diff.session.asked import Backend
+from gptq_diff.session.asked import OFF, Backend
 from gptq_diff.session.live import Experiments
-from gptq_diff.session.live_subjects import OFF, chosen, concerned, subjects
+from gptq_diff.session.live_subjects import chosen, concerned, subjects
 from gptq_diff.session.workarounds import Padding
 
 if TYPE_CHECKING:
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
 class Live:
     """Makes the experiments of one run. mode: --experiments. judge, loaded: as the judge takes them.
 
-    padding: tries longer prompts besides; None where workarounds are not wanted.
+    padding: tries longer prompts besides; None where workarounds are not wanted. alone: what is done inside is done by
+    nobody else meanwhile.
     judged: captures that have been judged on the way, with the seconds that it took; their judgements are stored.
     """
 
     def __init__(
         self, run: RunDir, mode: str, reference: str, judge: Checkpoint, loaded: Checkpoint,
         padding: Padding | None = None,
+        alone: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:  # fmt: skip
         self.run = run
         self.mode = mode
@@ -37,6 +40,7 @@ class Live:
         self.judge = judge
         self.loaded = loaded
         self.padding = padding
+        self.alone = alone
         self.judged: dict[Key, float] = {}
 
     def of_load(self, backends: Sequence[Backend], prompts: Sequence[str]) -> OfLoad | None:
@@ -56,6 +60,10 @@ class OfLoad:
 
     def __call__(self, outcomes: Sequence[Outcome]) -> list[AnyJob]:
         """First the captures are judged and the experiments begun, then they go on."""
+        with self._live.alone():
+            return self._jobs(outcomes)
+
+    def _jobs(self, outcomes: Sequence[Outcome]) -> list[AnyJob]:
         padding = self._live.padding
         if self._experiments is None:
             self._experiments, judged = self._begin(outcomes)

@@ -14,6 +14,7 @@ from gptq_diff.diagnose.experiments.base import Subject
 from gptq_diff.diagnose.experiments.subject import Where, subject_of
 from gptq_diff.records import ORIGINAL, Judgement
 from gptq_diff.releases import backend_of_release
+from gptq_diff.session.asked import ALL, AUTO
 from gptq_diff.session.experiments_store import fresh_dir, write_experiments
 from gptq_diff.session.live import not_run
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 MOST_PROMPTS = 4
 """Prompts of one backend that experiments are made on."""
-AUTO, OFF, ALL = "auto", "off", "all"
-"""--experiments: on live kernels that fail, on none, on every backend. --workarounds: what costs no load of its own,
-none, a fixed checkpoint too."""
 SIMULATED = "transformers"
 """The engine whose kernels are ours, but for those of releases: nothing is to be found out about them, unless asked."""
 

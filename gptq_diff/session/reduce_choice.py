@@ -16,7 +16,7 @@ from gptq_diff.presets import parse_backends
 from gptq_diff.records import INTERVALS, Judgement, Report
 from gptq_diff.report.json_report import read_report
 from gptq_diff.session.asked import RunRecord
-from gptq_diff.session.compare_run import finished_captures
+from gptq_diff.session.finished import finished_captures
 
 if TYPE_CHECKING:
     from gptq_diff.compare.judge import CapturedCall

@@ -16,8 +16,8 @@ from gptq_diff.presets import BackendRequest, parse_backends, preset_named
 from gptq_diff.reduce.narrowed import NarrowedSum
 from gptq_diff.reduce.remote import Host, Remote, remote
 from gptq_diff.reduce.trial import Multiply, simulated
-from gptq_diff.session.capture_all import cache_dir, worker_variables
 from gptq_diff.session.live_subjects import SIMULATED
+from gptq_diff.session.loads import cache_dir, worker_variables
 from gptq_diff.session.prepare import prepare_backend
 from gptq_diff.session.reduce_choice import Failing
 from gptq_diff.stage import stage_package

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.capture.store import CaptureReader, read_json, write_json
@@ -19,14 +20,13 @@ from gptq_diff.diagnose.workarounds.padding import of_padded, padded, worth_padd
 from gptq_diff.errors import CaptureError
 from gptq_diff.jobs import Job
 from gptq_diff.records import Judgement, Prompt, Result, Workaround
+from gptq_diff.session.behind import GoOn, Work, at_once
 from gptq_diff.session.decode import Decoder
+from gptq_diff.session.loads import ROWS
 
 if TYPE_CHECKING:
     from gptq_diff.checkpoint.reader import Checkpoint
     from gptq_diff.launch import Outcome
-
-ROWS = 51
-"""Tokens that a padded prompt has: one more than exllama's fused path takes (24 or 50 rows)."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,16 @@ class _Tried:
 class Padding:
     """Padded prompts of one load: asked for once its captures are judged, judged when they have run.
 
-    new_tokens: that the job generates. reference: whose tokens are the right ones.
+    new_tokens: that the job generates. reference: whose tokens are the right ones. later: has them judged, when it
+    suits; no engine waits for that.
     """
 
     def __init__(
         self, run: RunDir, prompts: Sequence[Prompt], new_tokens: int, reference: str, judge: Checkpoint,
-        loaded: Checkpoint,
+        loaded: Checkpoint, later: Callable[[Work], None] = at_once,
     ) -> None:  # fmt: skip
         self._run = run
+        self._later = later
         self._prompts = {p.id: p for p in prompts}
         self._new_tokens = new_tokens
         self._reference = reference
@@ -76,23 +78,28 @@ class Padding:
         return [tried.job for tried in self._open]
 
     def collect(self, outcomes: Sequence[Outcome]) -> None:
-        """Judge and store those that have run."""
+        """Have those judged and stored that have run."""
         done = {(o.backend, key) for o in outcomes for key in (*o.finished, *o.followed)}
         for tried in list(self._open):
             if (tried.job.backend, tried.job.key) in done:
                 self._open.remove(tried)
-                store_workarounds(self._run, tried.job.backend, tried.prompt.id, [self._judged(tried)])
-                shutil.rmtree(Path(tried.job.out).parent, ignore_errors=True)
+                self._later(partial(self._settle, tried))
+
+    def _settle(self, tried: _Tried, go_on: GoOn) -> None:
+        """Judge and store one; its tensors go."""
+        store_workarounds(self._run, tried.job.backend, tried.prompt.id, [self._judged(tried, go_on)])
+        shutil.rmtree(Path(tried.job.out).parent, ignore_errors=True)
 
     def _pad(self, prompt: Prompt) -> tuple[int, str]:
         """A line break where there is a tokenizer that has one as a single token, else the prompt's last token."""
         line_break = self._decoder.single_token("\n")
         return (prompt.token_ids[-1], "its last token") if line_break is None else (line_break, "a line break")
 
-    def _judged(self, tried: _Tried) -> Workaround:
+    def _judged(self, tried: _Tried, go_on: GoOn) -> Workaround:
         reader = CaptureReader(Path(tried.job.out))
         key = (tried.job.backend, tried.job.key)
-        judgements = judge_captures({key: Captured(reader, None)}, self._judge, self._loaded, lambda *_: None)[key]
+        captures = {key: Captured(reader, None)}
+        judgements = judge_captures(captures, self._judge, self._loaded, lambda *_: go_on())[key]
         right = self._run.reader(self._reference, tried.prompt.id).manifest
         collapsed, _ = collapse(reader.manifest, right)
         tokens = reader.manifest.tokens

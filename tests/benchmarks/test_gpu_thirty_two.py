@@ -60,12 +60,14 @@ def test_longer_prompts_stand_beside_what_the_bus_allows() -> None:
 
 def test_a_run_is_held_against_the_engines_by_themselves() -> None:
     """1.2 times their sum is what it may take; without them nothing is required."""
-    run = {"wall_seconds": 250.0, "stages": [{"stage": "judge_run", "seconds": 3.0}], "planted": 5,
+    stages = [{"stage": "judge_run", "seconds": 3.0, "behind": True}, {"stage": "judge_run", "seconds": 4.0}]
+    run = {"wall_seconds": 250.0, "stages": stages, "planted": 5,
            "planted_linear_named": False, "failing": ["vllm-exllama"], "verdict": "It broke."}  # fmt: skip
     bare = {"wall_sum": 200.0, "engines": {"vllm marlin": {"wall_seconds": 90.0}}}
     found = rows({"run": run, "bare": bare})
     assert row(found, "gptq-diff run").verdict == "MISSED (1.04 of it)"
     assert row(rows({"run": run}), "gptq-diff run").verdict == ""
+    assert [one.what for one in found if one.value in (3.0, 4.0)] == ["  judge_run, behind", "  judge_run"]
     assert "NOT what was named" in table({"run": run})
 
 

@@ -158,16 +158,31 @@ class TestWithWorkers:
         """130, one sentence, run.json says interrupted, no worker is left, and the directory is free again."""
         arguments = ("--model", small_model, "--prompt-file", "-", "--backends", "hf-fp32", "--out", tmp_path / "run")
         process = start(*arguments, cwd=tmp_path)
-        for _ in range(600):
-            if (tmp_path / "run" / "logs").exists():
+        self.interrupt(process, tmp_path / "run" / "run.json")
+        assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "interrupted"
+
+    def test_ctrl_c_before_there_is_a_run(self, small_model: Path, tmp_path: Path) -> None:
+        """The first worker is on its way by then: it is ended, and the directory can be given again as it was."""
+        arguments = ("--model", small_model, "--prompt-file", "-", "--backends", "hf-fp32", "--out", tmp_path / "run")
+        process = start(*arguments, cwd=tmp_path)
+        self.interrupt(process, tmp_path / "run" / "logs" / "hf-fp32.log")
+        state = tmp_path / "run" / "run.json"
+        if not state.exists():  # else this process was slower than the program
+            assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+        else:
+            assert json.loads(state.read_text())["state"] == "interrupted"
+
+    def interrupt(self, process: subprocess.Popen[str], once: Path) -> None:
+        """Ctrl-C once that file is there: 130, one sentence."""
+        for _ in range(6000):
+            if once.exists():
                 break
-            time.sleep(0.1)
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (130, "")
         assert "Traceback" not in err
         assert err.strip().splitlines()[-1] == "gptq-diff: interrupted"
-        assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "interrupted"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 from gptq_diff.checkpoint.dequant import dequantise
 from gptq_diff.checkpoint.packed import PackedLinear
 from gptq_diff.checkpoint.packing import pack_rows, pack_zeros
+from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.compare.judge import CapturedCall
 from gptq_diff.compare.judge_run import judge_calls, weight_of
-from gptq_diff.compare.place import judging_device
+from gptq_diff.compare.place import judging_device, room_beside
 from gptq_diff.numerics.floors import MODELS
 from gptq_diff.records import ORIGINAL, Judgement, LayerSpec
 from tests.devices import DEVICES, in_force
@@ -112,6 +114,20 @@ def test_a_gpu_judges_where_there_is_one_with_room(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1 << 40))
     assert str(judging_device(asked, [a_linear().spec])) == expected
+
+
+@pytest.mark.parametrize(("device", "more", "expected"), [("cuda", 1, True), ("cuda", -1, False), ("cpu", 1, False)])
+def test_a_gpu_judges_beside_an_engine_where_both_have_room(
+    monkeypatch: pytest.MonkeyPatch, small_model: Path, device: str, more: int, expected: bool
+) -> None:
+    """1.5 checkpoints for the engine; four times what the largest linear takes for the judge. Never on a CPU."""
+    with open_checkpoint(small_model) as model:
+        files = sum(len(file.read_bytes()) for file in small_model.glob("*.safetensors"))
+        assert files * 0.9 < model.nbytes < files
+        largest = max(spec.in_features * spec.out_features for spec in model.layers)
+        free = int(1.5 * model.nbytes) + 4 * 24 * largest + 2 * more
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1 << 40))
+        assert room_beside(torch.device(device), model, model) is expected
 
 
 def test_a_gpu_without_room_for_a_linear_leaves_it_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from gptq_diff.checkpoint.reader import open_checkpoint
 from gptq_diff.launch import Load, Outcome
 from gptq_diff.session import capture_all
 from gptq_diff.session.capture_all import start_record
+from gptq_diff.session.loads import load_of, loads_of
 from tests.session.in_process import asked, run_here
 
 
@@ -56,12 +57,12 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     return found
 
 
-def capture(model: Path, out: Path, *, ahead: bool, **settings: Any) -> None:
+def capture(model: Path, out: Path, *, ahead: bool, first: Any = None, **settings: Any) -> None:
     wanted = asked(model, f"hf-fp32,sim-exllama@{out.parent / 'other-python'},hf-fp16", **settings)
     claimed = RunDir.create(out, overwrite=False)
     with open_checkpoint(wanted.model) as checkpoint:
         record = start_record(wanted, checkpoint, checkpoint)
-        capture_all.capture_all(wanted, claimed, record, lambda backend, event: None, ahead=ahead)
+        capture_all.capture_all(wanted, claimed, record, lambda backend, event: None, ahead=ahead, first=first)
     claimed.release()
 
 
@@ -79,6 +80,19 @@ def test_one_is_always_ahead(small_model: Path, tmp_path: Path, recorded: Record
         "sim-exllama starts", "hf-fp32 loads", "hf-fp16 starts", "sim-exllama loads, started before",
         "hf-fp16 loads, started before",
     ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("python")
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_first_load_takes_a_worker_that_is_on_its_way(
+    small_model: Path, tmp_path: Path, recorded: Recorded, ahead: bool
+) -> None:
+    """Started before this process had imported what it needs, also where engines need all cores later."""
+    one = recorded.early(load_of(asked(small_model), RunDir(tmp_path), tmp_path, loads_of(asked(small_model))[0], {}))
+    capture(small_model, tmp_path / "run", ahead=ahead, first=one)
+    assert recorded.story[0] == "hf-fp32 starts"
+    assert [line for line in recorded.story if line.startswith("hf-fp32")][1:] == ["hf-fp32 loads, started before"]
+    assert len(recorded.story) == (6 if ahead else 4)
 
 
 @pytest.mark.usefixtures("python")

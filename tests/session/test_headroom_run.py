@@ -21,7 +21,7 @@ from gptq_diff.report.json_report import read_report, to_json
 from gptq_diff.session import headroom_run
 from gptq_diff.session.again import compare_again
 from gptq_diff.session.asked import RunRecord
-from gptq_diff.session.compare_run import finished_captures
+from gptq_diff.session.finished import finished_captures
 from gptq_diff.session.headroom_file import headroom_file, nearest_of_all, read_headroom
 from gptq_diff.session.sweep import Lengths
 from tests.engines.fake_gpu import FakeGpu

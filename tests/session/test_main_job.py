@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from gptq_diff.capture.run_dir import RunDir
-from gptq_diff.errors import CaptureError
 from gptq_diff.exit_codes import exit_code
 from gptq_diff.launch import Listener, Load, Outcome
 from gptq_diff.session import capture_all
 from gptq_diff.session.asked import RunRecord
-from gptq_diff.session.main_job import beside
 from tests.session.damage import DAMAGED_LAYER, damaged_copy
 from tests.session.in_process import FIRST, SECOND, Silent, asked, result, run, run_here
 
@@ -268,29 +264,3 @@ def test_an_interruption_is_written_down(small_model: Path, tmp_path: Path, monk
     raw: dict[str, Any] = RunDir(tmp_path / "run").run()
     assert raw["state"] == "interrupted"
     assert [b["finished"] for b in raw["backends"]] == [["p1"], []]
-
-
-class TestBeside:
-    """What is done beside the other stages where a GPU makes its sums."""
-
-    @pytest.mark.parametrize(("device", "before"), [("cpu", False), ("cuda", True)])
-    def test_it_is_done_in_any_case(self, device: str, before: bool) -> None:
-        """Meanwhile, or afterwards on a CPU, whose cores the other stages need."""
-        done, story = threading.Event(), []
-
-        def work() -> None:
-            done.set()
-            story.append("work")
-
-        with beside(work, on=torch.device(device)):
-            assert done.wait(10 if before else 0.05) is before
-            story.append("inside")
-        assert sorted(story) == ["inside", "work"]
-
-    @pytest.mark.parametrize("device", ["cpu", "cuda"])
-    def test_its_failure_is_the_runs(self, device: str) -> None:
-        def fail() -> None:
-            raise CaptureError("a tensor is damaged", "run again")
-
-        with pytest.raises(CaptureError, match="a tensor is damaged"), beside(fail, on=torch.device(device)):
-            pass

@@ -17,8 +17,8 @@ from gptq_diff.engines.hf import HfEngine
 from gptq_diff.errors import UsageError
 from gptq_diff.jobs import Job
 from gptq_diff.session.asked import Asked, Backend
-from gptq_diff.session.capture_all import _load
 from gptq_diff.session.fixed_checkpoint import _asked as fixed_asked
+from gptq_diff.session.loads import load_of
 from gptq_diff.session.sweep import Lengths
 from tests.session.in_process import FIRST, SECOND, asked
 
@@ -33,7 +33,7 @@ def wanted(small_model: Path) -> Asked:
 
 def jobs(wanted: Asked, *backends: Backend) -> tuple[bool, list[tuple[str, str, bool]]]:
     """Whether that load has a cache, and its jobs: backend, capture, whether the cache is emptied before."""
-    load = _load(wanted, RunDir(Path("run")), Path("staged"), list(backends), {})
+    load = load_of(wanted, RunDir(Path("run")), Path("staged"), list(backends), {})
     found = [(job.backend, job.key, job.forget) for job in load.spec.jobs if isinstance(job, Job)]
     return load.spec.prefix_cache, found
 

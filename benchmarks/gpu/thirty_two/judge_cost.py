@@ -22,8 +22,8 @@ from gptq_diff.compare.place import judging_device
 from gptq_diff.records import Judgement
 from gptq_diff.session.asked import RunRecord
 from gptq_diff.session.between_run import judge_intervals
-from gptq_diff.session.compare_run import finished_captures
 from gptq_diff.session.diagnose_run import diagnose_run
+from gptq_diff.session.finished import finished_captures
 from gptq_diff.session.headroom_run import measure_headroom
 
 
@@ -90,7 +90,7 @@ def main() -> None:
             found.add(peak_gpu_bytes=torch.cuda.max_memory_allocated())
         stages = {
             "between": lambda: judge_intervals(run, record, keys, judge),
-            "diagnose": lambda: diagnose_run(run, record, judge, judge),
+            "diagnose": lambda: diagnose_run(run, record, keys, judge, judge),
             "headroom": lambda: measure_headroom(run, record, keys, judge, judge),
         }
         seconds_of: dict[str, float] = {}

@@ -143,9 +143,14 @@ def of_run(parts: dict[str, Raw], name: str) -> list[Row]:
     most = None if floor is None else round(1.2 * floor, 1)
     found = [Row(RUNS[name], run["wall_seconds"], "s", name, most, floor, "the bare engines")]
     long = (stage for stage in run.get("stages", []) if stage["seconds"] >= 0.05)
-    found += [Row(f"  {stage['stage']}", stage["seconds"], "s", name) for stage in long]
+    found += [Row(f"  {of_stage(stage)}", stage["seconds"], "s", name) for stage in long]
     engines = bare.get("engines", {}).items()
     return found + [Row(f"bare: {engine}", one["wall_seconds"], "s", "bare") for engine, one in engines]
+
+
+def of_stage(stage: Raw) -> str:
+    """Its name, and whether it ran in the thread behind the loads."""
+    return f"{stage['stage']}, behind" if stage.get("behind") else str(stage["stage"])
 
 
 def of_judging(parts: dict[str, Raw]) -> list[Row]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 import torch
 
@@ -34,32 +34,52 @@ Key = tuple[str, str]
 class _Last:
     """A capture whose logits are still to be judged. row: [1, H] each."""
 
-    key: Key
+    captured: Captured
     follower: Follower
     row: Added
     hidden: Hidden
     place: Place
 
 
-def judge_between(
-    captures: Mapping[Key, Captured], prompts: Mapping[str, tuple[int, ...]], judge: Checkpoint
-) -> dict[Key, Between]:
-    """Judge every capture that holds its tensors; what it took is added to each capture's `seconds`."""
-    shape = shape_of(judge.config)
-    if isinstance(shape, str):
-        return {key: Between((), (), {"all": shape}) for key in captures}
-    followers: dict[Key, Follower | str] = {}
-    last: list[_Last] = []
-    for key, captured in captures.items():
-        started = time.perf_counter()
-        follower = _follower(captured, prompts[key[1]], judge, shape)
-        followers[key] = follower
-        if not isinstance(follower, str):
-            pending = _followed(key, follower, captured, shape)
-            last += [] if pending is None else [pending]
-        captured.seconds += time.perf_counter() - started
-    _judge_heads(last, captures, judge, shape)
-    return {key: _between(follower) for key, follower in followers.items()}
+class Intervals:
+    """The intervals of captures that come some at a time, each followed up to its output head."""
+
+    def __init__(self, judge: Checkpoint) -> None:
+        self._judge = judge
+        self._shape = shape_of(judge.config)
+        self._followers: dict[Key, Follower | str] = {}
+        self._last: dict[Key, _Last] = {}
+
+    def follow(
+        self, captures: Mapping[Key, Captured], prompts: Mapping[str, tuple[int, ...]],
+        go_on: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """Judge every capture that holds its tensors; what it took is added to each capture's `seconds`.
+
+        go_on: called before each capture; what it raises ends this. The captures stay open until `judged`.
+        """
+        for key, captured in captures.items():
+            go_on()
+            started = time.perf_counter()
+            shape = self._shape
+            if isinstance(shape, str):
+                self._followers[key] = shape
+                continue
+            follower = self._followers[key] = _follower(captured, prompts[key[1]], self._judge, shape)
+            if not isinstance(follower, str):
+                pending = _followed(captured, follower, shape)
+                if pending is not None:
+                    self._last[key] = pending
+            captured.seconds += time.perf_counter() - started
+
+    def judged(self, keys: Sequence[Key]) -> dict[Key, Between]:
+        """Of all captures that were followed, in that order; their output heads are judged now, in one pass.
+
+        A head's figures have in their last digits which others are in the same pass, and in which order.
+        """
+        if not isinstance(self._shape, str):
+            _judge_heads([self._last[key] for key in keys if key in self._last], self._judge, self._shape)
+        return {key: _between(self._followers[key]) for key in keys}
 
 
 def _between(follower: Follower | str) -> Between:
@@ -83,7 +103,7 @@ def _follower(captured: Captured, prompt: tuple[int, ...], judge: Checkpoint, sh
         return missing.reason
 
 
-def _followed(key: Key, follower: Follower, captured: Captured, shape: Shape) -> _Last | None:
+def _followed(captured: Captured, follower: Follower, shape: Shape) -> _Last | None:
     """Everything up to the last norm; then what is needed of the last row for the logits."""
     try:
         added = follower.follow()
@@ -101,10 +121,10 @@ def _followed(key: Key, follower: Follower, captured: Captured, shape: Shape) ->
         follower.last_norm(added, weight)
         return None
     hidden = Hidden(rms_norm(row.total, weight, shape.eps, follower.source.precision), follower.source.precision)
-    return _Last(key, follower, row, hidden, place)
+    return _Last(captured, follower, row, hidden, place)
 
 
-def _judge_heads(last: list[_Last], captures: Mapping[Key, Captured], judge: Checkpoint, shape: Shape) -> None:
+def _judge_heads(last: list[_Last], judge: Checkpoint, shape: Shape) -> None:
     names = judge.tensor_names()
     name = "lm_head.weight" if "lm_head.weight" in names else "model.embed_tokens.weight" if shape.tied else ""
     if name not in names:
@@ -118,14 +138,12 @@ def _judge_heads(last: list[_Last], captures: Mapping[Key, Captured], judge: Che
     found = logits([one.hidden for one in last], weight_VH)
     seconds = (time.perf_counter() - started) / len(last)
     for one, computed in zip(last, found):
-        _judge_head(one, computed, captures[one.key], weight_VH, shape, one.hidden.precision)
-        captures[one.key].seconds += seconds
+        _judge_head(one, computed, weight_VH, shape, one.hidden.precision)
+        one.captured.seconds += seconds
 
 
-def _judge_head(
-    one: _Last, computed: Computed, captured: Captured, weight_VH: torch.Tensor, shape: Shape, precision: Precision
-) -> None:
-    captured_V = captured.reader.first_logits()
+def _judge_head(one: _Last, computed: Computed, weight_VH: torch.Tensor, shape: Shape, precision: Precision) -> None:
+    captured_V = one.captured.reader.first_logits()
     if captured_V.shape != computed.exact_TN[0].shape:
         one.follower.found.skipped[HEAD] = f"{len(captured_V)} logits, and the head has {weight_VH.shape[0]} rows"
         return

@@ -67,6 +67,9 @@ ROUTES = {
 KV_BYTES_PER_TOKEN = 2**20
 """Room for one token's keys and values: 64 blocks of 8 heads of 128 take 256 KiB, 40 blocks of 40 heads 800 KiB."""
 LEAST_KV_BYTES = 2**28
+LEAST_FREE = 0.25
+"""Share of a GPU that must be free for vLLM to start. By itself it wants 0.92, also where it is told how many bytes to
+take (`request_memory` in vllm/v1/worker/utils.py, 0.20.2 and 0.32.0); the judge works there meanwhile."""
 OPTIONAL = frozenset({"async_scheduling", "generation_config", "kv_cache_memory_bytes"})
 """Arguments that older releases do not have, and do not need."""
 
@@ -102,6 +105,12 @@ def engine_arguments(spec: LoadSpec, known: frozenset[str]) -> dict[str, object]
     if missing:
         raise BackendError(f"this vLLM has no engine argument {missing[0]!r}", "take a release from 0.5.1 on")
     return {name: value for name, value in wanted.items() if name in known}
+
+
+def beside_others(known: frozenset[str]) -> dict[str, object]:
+    """Further arguments on a GPU that is not vLLM's alone; of older releases the share is what they take for keys."""
+    both = {"kv_cache_memory_bytes", "gpu_memory_utilization"} <= known
+    return {"gpu_memory_utilization": LEAST_FREE} if both else {}
 
 
 def own_process(known: frozenset[str]) -> dict[str, object]:

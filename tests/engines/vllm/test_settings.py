@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from gptq_diff.engines.base import LoadSpec
-from gptq_diff.engines.vllm.settings import ENVIRONMENT, OPTIONAL, engine_arguments, own_process, route_named
+from gptq_diff.engines.vllm.settings import (
+    ENVIRONMENT,
+    LEAST_FREE,
+    OPTIONAL,
+    beside_others,
+    engine_arguments,
+    own_process,
+    route_named,
+)
 from gptq_diff.errors import BackendError
 
 SPEC = LoadSpec(
@@ -65,6 +73,13 @@ def test_a_release_without_that_executor_starts_as_it_likes(monkeypatch: pytest.
     """Before 0.9 or so there is none to name."""
     monkeypatch.setitem(sys.modules, where, None)
     assert own_process(frozenset({"distributed_executor_backend"})) == {}
+
+
+def test_a_gpu_is_shared_with_the_judge() -> None:
+    """Only where the bytes of the cache are given: older releases would fill the share with it."""
+    share, size = "gpu_memory_utilization", "kv_cache_memory_bytes"
+    assert beside_others(frozenset({share, size})) == {share: LEAST_FREE}
+    assert beside_others(frozenset({share})) == beside_others(frozenset({size})) == {}
 
 
 def test_one_worker_stays_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
