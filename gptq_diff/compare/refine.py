@@ -9,6 +9,7 @@ import torch
 from gptq_diff.checkpoint.dequant import group_of_row, unscaled_codes
 from gptq_diff.checkpoint.packing import unpack_zeros
 from gptq_diff.numerics.floors import BLOCK_K, MMA_K, SINGLE_RMS
+from gptq_diff.numerics.orders import SingleSums
 from gptq_diff.numerics.partial_sums import Rounding, half_variance, own_rounding, running_sums2
 
 if TYPE_CHECKING:
@@ -22,12 +23,14 @@ is not asked for more often than a verdict needs it."""
 
 def rounding(
     path: str, x_MK: torch.Tensor, w_KN: torch.Tensor, linear: PackedLinear | None, columns: torch.Tensor
-) -> Rounding | None:
+) -> Rounding | SingleSums | None:
     """What rounding is expected to do to these rows and columns; None where only the closed form is known.
 
     x_MK, w_KN: float32, finite, w_KN of these columns only. linear: the whole packed weight, which the fast path's
     own sums are simulated from. columns: int64 [C].
     """
+    if path == "exact":
+        return SingleSums(x_MK, w_KN)
     if path == "exllama-fast" and linear is not None:
         return fast_path_rounding(x_MK, w_KN, linear, columns)
     if path == "gptqmodel-int4pack" and linear is not None:

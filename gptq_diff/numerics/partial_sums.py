@@ -20,6 +20,8 @@ STRIP = 1024
 """Columns of W that are taken at a time, to bound memory."""
 RARE = 5.2
 """One row in ten million healthy ones passes this many standard deviations."""
+_SINGLE_EXPONENT = 0x7F800000
+"""Bits of a float32 that hold its exponent: with the others zero it is the power of two at or below the value."""
 FACTOR2 = 9.0
 """Square of the factor that the judge grants anyway (gptq_diff.compare.figures.FACTOR)."""
 
@@ -69,6 +71,12 @@ def half_variance(sums_MN: torch.Tensor) -> torch.Tensor:
     """float64: ulp^2 / 12 of each value as a float16; its own ulp, for a column can sit just above a power of two."""
     exponent = torch.frexp(sums_MN.abs().clamp_min(2.0**-14))[1]  # value = m * 2^exponent, m from 1/2 to 1
     return torch.exp2(2.0 * (exponent.double() - 11.0)) / 12.0
+
+
+def single_variance(sums_MN: torch.Tensor) -> torch.Tensor:
+    """float64: the same of each value as a float32, from its exponent's bits; 0 for 0 and for subnormals."""
+    power = sums_MN.float().view(torch.int32).bitwise_and(_SINGLE_EXPONENT).view(torch.float32)
+    return power.double().square_().mul_(2.0**-46 / 12.0)
 
 
 def running_sums2(
@@ -142,11 +150,9 @@ def own_rounding(path: str, x_MK: torch.Tensor, w_KN: torch.Tensor) -> Rounding 
     """Rounding of these rows from their own partial sums; None where no such figure exists.
 
     x_MK, w_KN: float32, finite. The exllama fast path has its own figure, from the simulator
-    (gptq_diff.compare.refine).
+    (gptq_diff.compare.refine), and the exact path one for every order of K (gptq_diff.numerics.orders).
     """
     none = x_MK.new_zeros((), dtype=torch.float64).expand(x_MK.shape[0], w_KN.shape[1])
-    if path == "exact":
-        return Rounding(none, SINGLE_RMS**2 * MMA_K * running_sums2(x_MK, w_KN))
     if path in HALF_WEIGHTS:
         variance = SINGLE_RMS**2 * MMA_K * running_sums2(x_MK, w_KN)
         variance += half_variance(x_MK @ w_KN)

@@ -22,6 +22,15 @@ def single(x_MK, w_KN):
     return y
 
 
+def single_in_blocks(x_MK, w_KN, block):
+    """float32 products and sums; so many rows of K are added up from zero, and then these sums."""
+    starts = range(0, x_MK.shape[1], block)
+    y, *others = (single(x_MK[:, k : k + block], w_KN[k : k + block]) for k in starts)
+    for part in others:
+        y += part
+    return y
+
+
 def fp16(x_MK, w_KN):
     """Weights rounded to half, float32 sums, result rounded to half."""
     return single(x_MK, w_KN.astype(np.float16)).astype(np.float16)

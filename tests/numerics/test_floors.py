@@ -10,6 +10,7 @@ import torch
 
 from gptq_diff.kernels.fastpath import fast_path_spread
 from gptq_diff.numerics import floors
+from gptq_diff.numerics.orders import SingleSums
 from gptq_diff.numerics.partial_sums import alike, expected2, own_rounding, running_sums2
 from tests.numerics import plain_paths
 
@@ -72,7 +73,8 @@ def _sharp(path, x_MK, w_KN, codes_KN, scales_GN, group, bits):
         _, rms_MN = fast_path_spread(x_MK, codes_KN, scales_GN, group, bits, "random")
         ascending = floors.HALF_RMS**2 * running_sums2(torch.from_numpy(x_MK.astype(np.float32)), w, 128)
         return expected2(torch.from_numpy(rms_MN.astype(np.float64) ** 2) + ascending, alike(w)).numpy()
-    return own_rounding(path, torch.from_numpy(x_MK.astype(np.float32)), w).by_row(w).numpy()
+    x = torch.from_numpy(x_MK.astype(np.float32))
+    return (SingleSums(x, w) if path == "exact" else own_rounding(path, x, w)).by_row(w).numpy()
 
 
 PATHS = ("exact", "fp16", "exllama-fast", "exllama-reconstruct")
