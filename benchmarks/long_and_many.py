@@ -34,11 +34,15 @@ def main() -> None:
     given = parser.parse_args()
     wait_without_spinning()
     measured_on = machine()
-    many = [[1, *(100 + (7 * n + 13 * i) % 40000 for i in range(5 + n % 15))] for n in range(given.prompts)]
     long = [[1, *(100 + 37 * i % 40000 for i in range(given.tokens - 1))]]
-    found = {"many": measured(many, given.scratch), "long": measured(long, given.scratch)}
+    found = {"many": measured(short_prompts(given.prompts), given.scratch), "long": measured(long, given.scratch)}
     measured_on["load_average_after"] = round(os.getloadavg()[0], 2)
     write(given.out, {"machine": measured_on, **found})
+
+
+def short_prompts(count: int) -> list[list[int]]:
+    """Token ids of so many prompts, 6 to 20 each."""
+    return [[1, *(100 + (7 * n + 13 * i) % 40000 for i in range(5 + n % 15))] for n in range(count)]
 
 
 def measured(prompts: list[list[int]], scratch: Path | None) -> dict[str, Any]:
