@@ -9,6 +9,7 @@ import torch
 from gptq_diff.compare import refine
 from gptq_diff.compare.judge import judge_layer
 from gptq_diff.numerics import floors
+from gptq_diff.numerics.partial_sums import Rounding, running_sums2
 from tests.compare.made import call, weight
 from tests.numerics import plain_paths
 
@@ -81,16 +82,29 @@ def test_a_column_that_is_off_by_four_of_its_floors_is_found(block, make):
         assert judged(*made, spoiled(y, column, weight_M, stated[column], rng)).kind == "diverged", seed
 
 
-def test_ordinary_sums_hardly_raise_the_floor_and_four_closed_floors_are_found_as_well():
-    """20 rows: the middle column's floor rises by 0.7 %, nine in ten by less than 11.5; of 60 faults none is missed."""
-    raised = []
+def one_chain(x, w, weight_M):
+    """float64 [N]: the sharper floor2 as it was while one chain and the mean spacing were all that was known."""
+    sums2 = running_sums2(torch.from_numpy(x), torch.from_numpy(w))
+    known = Rounding(torch.zeros_like(sums2), floors.SINGLE_RMS**2 * floors.MMA_K * sums2)
+    return known.by_column(torch.from_numpy(x), torch.from_numpy(weight_M)).numpy()
+
+
+@pytest.mark.parametrize(("rows", "least"), [(8, 0.89), (20, 0.995)])
+def test_ordinary_columns_off_by_four_closed_floors_are_found_nearly_as_often_as_with_one_chain_alone(rows, least):
+    """Of 3,840 columns 90.9 % where it was 92.4 % in calls of 8 rows, 99.8 % where it was 99.9 % in calls of 20."""
+    found, found_before, raised = [], [], []
     for seed in range(60):
-        made, rng = ordinary(seed, rows=20), np.random.default_rng(3000 + seed)
-        column, (closed, stated, weight_M) = int(rng.integers(N)), columns_of(*made)
+        (x, w), rng = ordinary(5000 + seed, rows), np.random.default_rng(3000 + seed)
+        closed, stated, weight_M = columns_of(x, w)
+        error = plain_paths.single_in_blocks(x, w, K // 2) - plain_paths.exact(x, w)
+        direction = rng.standard_normal((rows, N))
+        direction *= 4 * np.sqrt(closed) / np.linalg.norm(direction, axis=0)
+        error2 = weight_M @ (error + direction / np.sqrt(weight_M)[:, None]) ** 2
+        found.extend(error2 > floors.FACTOR**2 * stated)
+        found_before.extend(error2 > floors.FACTOR**2 * np.maximum(closed, one_chain(x, w, weight_M)))
         raised.extend(np.sqrt(stated / closed))
-        y = plain_paths.single_in_blocks(*made, K // 2)
-        assert judged(*made, spoiled(y, column, weight_M, closed[column], rng)).kind == "diverged", seed
-    assert np.median(raised) < 1.02 and np.quantile(raised, 0.9) < 1.15
+    assert least < np.mean(found) and np.mean(found_before) - np.mean(found) < 0.02
+    assert np.median(raised) < 1.06
 
 
 def test_a_row_that_is_off_by_four_closed_floors_is_found():
