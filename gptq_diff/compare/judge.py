@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gptq_diff.compare.exact_answer import stack_inputs
+from gptq_diff.compare.exact_answer import stack_inputs, stacked
 from gptq_diff.compare.figures import FACTOR, Floats, RowFigures, row_figures
 from gptq_diff.compare.rows import Figures
 from gptq_diff.compare.weight import Weight
@@ -77,7 +77,7 @@ def judge_layer(weight: Weight, calls: Sequence[CapturedCall], rows_of: list[Fig
     starts = np.cumsum([0] + [c.x_MK.shape[0] for c in calls])
     spans = [(c.path, slice(int(a), int(b))) for c, a, b in zip(calls, starts, starts[1:])]
     rows = stack_inputs([c.x_MK.to(weight.device) for c in calls])
-    y_MN = torch.cat([c.y_MN.to(weight.device).to(torch.float32) for c in calls])
+    y_MN = stacked([c.y_MN.to(weight.device) for c in calls])
     figures = row_figures(weight, rows, y_MN, spans)
     if rows_of is not None:
         rows_of.extend(np.split(_single_rows(figures), starts[1:-1]))
