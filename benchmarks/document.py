@@ -70,18 +70,23 @@ def thirty_two(results: dict) -> str:
 
 
 def long_and_many(results: dict) -> str:
-    """A row a run; sizes in GiB, times in seconds."""
+    """A row a part that was measured, what each was measured on; sizes in GiB, times in seconds."""
     lines = [
-        "| prompts | tokens | wall | judging, headroom, report | loads | worker | parent | kept on disk | left out |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| prompts | tokens | wall | loads | generating | judging, headroom, report | worker | parent | kept on disk "
+        "| left out |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in (results["many"], results["long"]):
+    parts = [results[part] for part in ("many", "long") if part in results]
+    for row in parts:
         loads = ", ".join(f"{seconds:.1f}" for seconds in dict.fromkeys(row["load_seconds"].values()))
+        generating = ", ".join(f"{seconds:.1f}" for seconds in row["generate_seconds"].values())
         sizes = [f"{row[k] / 2**30:.2f}" for k in ("worker_bytes", "parent_bytes", "kept_bytes")]
         left_out = "; ".join(row["left_out"]) or "nothing"
-        cells = (row["prompts"], row["tokens"], row["wall_seconds"], row["judged_seconds"], loads, *sizes, left_out)
+        times = (row["wall_seconds"], loads, generating, row["judged_seconds"])
+        cells = (row["prompts"], row["tokens"], *times, *sizes, left_out)
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    return measured_on(results["machine"]) + "\n".join(lines) + "\n"
+    machines = dict.fromkeys(f"{row['tokens']} tokens: {measured_on(row['machine'])}" for row in parts)
+    return "".join(machines) + "\n".join(lines) + "\n"
 
 
 def peers(results: dict) -> str:

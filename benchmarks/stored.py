@@ -57,10 +57,11 @@ def judge_path(mine: Path, reference: Path) -> int:
     captured = Captured(CaptureReader(mine), CaptureReader(reference))
     captured.compare_inputs()
     compared, seen = 0, set()
+    rows = captured.calls(captured.reader.manifest.order[0])[0].x_MK.shape[0]
+    finite_M, starts = torch.ones(rows, dtype=torch.bool), np.array([0, rows])  # the judge has them from its sums
     for layer in captured.reader.manifest.order:
         calls = captured.calls(layer)
-        starts = np.cumsum([0] + [c.x_MK.shape[0] for c in calls])
-        found = inherited(calls, torch.ones(int(starts[-1]), dtype=torch.bool), starts)
+        found = inherited(calls, finite_M, starts)
         assert len(found) == 1
         key = captured.reader.stored_key(0, layer, "in")
         compared += (

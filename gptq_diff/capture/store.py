@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from gptq_diff.capture.block_file import write_block
 from gptq_diff.capture.call import Call, Sink
 from gptq_diff.checkpoint.header import TensorEntry, read_header
-from gptq_diff.checkpoint.mapping import MappedFiles
+from gptq_diff.checkpoint.mapping import MappedFile
 from gptq_diff.errors import CaptureError, CheckpointError
 from gptq_diff.whole_file import write_whole
 
@@ -229,14 +229,17 @@ def read_manifest(directory: Path) -> Manifest:
         raise damaged(path, f"it lacks {e}" if isinstance(e, KeyError) else e) from None
 
 
+_FIGURES = frozenset({"step", "index", "layer", "path"})
+"""What every line of stats.jsonl holds."""
+
+
 class CaptureReader:
     """Reads a finished capture; tensors are memory-mapped one file at a time."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.manifest = read_manifest(directory)
-        self._open: dict[str, dict[str, TensorEntry]] = {}
-        self._maps = MappedFiles()
+        self._open: dict[str, tuple[dict[str, TensorEntry], MappedFile]] = {}
         self._there: dict[str, bool] = {}
 
     def has(self, step: int, layer: str, side: str) -> bool:
@@ -261,13 +264,14 @@ class CaptureReader:
         return self._get(place, key)
 
     def _get(self, name: str, key: str) -> torch.Tensor:
-        entries = self._file(name)
-        if key not in entries:
+        entries, mapped = self._open.get(name) or self._file(name)
+        entry = entries.get(key)
+        if entry is None:
             raise damaged(self.directory / name, f"it does not contain tensor {key}")
-        return self._maps.tensor(key, entries[key])
+        return mapped.tensor(key, entry)
 
-    def _file(self, name: str) -> dict[str, TensorEntry]:
-        """The header of a block: a view of the map costs a tenth of what the library's get_tensor does."""
+    def _file(self, name: str) -> tuple[dict[str, TensorEntry], MappedFile]:
+        """A block's header and map: a view of the map costs a tenth of what the library's get_tensor does."""
         if name not in self._open:
             path = self.directory / name
             if path.parent != self.directory:
@@ -275,7 +279,7 @@ class CaptureReader:
             if not path.exists():
                 raise CaptureError(f"{path} is missing: the capture is incomplete", "run the capture again")
             try:
-                self._open[name] = read_header(path)
+                self._open[name] = read_header(path), MappedFile(path)
             except CheckpointError as e:
                 raise damaged(path, e) from None
         return self._open[name]
@@ -292,11 +296,14 @@ class CaptureReader:
     def stats(self) -> Iterator[dict[str, Any]]:
         """The figures of each call, in order of execution."""
         path = self.directory / "stats.jsonl"
+        decode = json.JSONDecoder().raw_decode  # `json.loads` takes half as long again to find where a line ends
         try:
             with path.open(encoding="utf-8") as f:
                 for line in f:
-                    figures = json.loads(line)
-                    if not isinstance(figures, dict) or not {"step", "index", "layer", "path"} <= figures.keys():
+                    figures, end = decode(line)
+                    if line[end:].strip(" \t\r\n"):
+                        raise ValueError("a line goes on after the figures of a call")
+                    if not isinstance(figures, dict) or not figures.keys() >= _FIGURES:
                         raise ValueError("a line does not hold the figures of a call")
                     yield figures
         except FileNotFoundError:
@@ -307,5 +314,4 @@ class CaptureReader:
     def close(self) -> None:
         """Let go of the mapped files."""
         self._open.clear()
-        self._maps.close()
         self._there.clear()

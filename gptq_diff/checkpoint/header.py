@@ -7,9 +7,8 @@ damaged file gets a sentence that names the tensor, and so that the result is th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gptq_diff.checkpoint.jsonfile import parse_object
 from gptq_diff.errors import CheckpointError
@@ -24,9 +23,8 @@ ITEM_BYTES = {
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
 
 
-@dataclass(frozen=True)
-class TensorEntry:
-    """Where a tensor lies.
+class TensorEntry(NamedTuple):
+    """Where a tensor lies (a tuple: a capture has hundreds of them a file, and a dataclass takes longer to make).
 
     file: the safetensors file.
     dtype: safetensors' name of it, for example "I32", "F16", "BF16".
@@ -76,7 +74,12 @@ def _entry(path: Path, name: str, value: object, data_start: int) -> TensorEntry
 
 
 def _naturals(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
+    if not isinstance(value, list):
+        return False
+    for item in value:  # noqa: SIM110  `all` makes a generator for each of a header's hundreds of lists
+        if type(item) is not int or not 0 <= item < 2**63:
+            return False
+    return True
 
 
 def _check_extent(path: Path, entries: dict[str, TensorEntry], data_start: int, size: int) -> None:

@@ -21,46 +21,72 @@ _DTYPES = {
 """Their names in torch by those in a header."""
 
 
-class MappedFiles:
-    """The open maps of a checkpoint's files, one a file, made on first use.
+class MappedFile:
+    """The open map of one file, made on first use.
 
     The map is private (copy on write), so a tensor that somebody writes to by mistake never reaches the file.
     """
 
-    def __init__(self) -> None:
-        self._storages: dict[Path, torch.UntypedStorage] = {}
-        self._whole: dict[tuple[Path, str], torch.Tensor] = {}
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._storage: torch.UntypedStorage | None = None
+        self._whole: dict[str, torch.Tensor] = {}  # all of it, by dtype
 
     def tensor(self, name: str, entry: TensorEntry) -> torch.Tensor:
         """The tensor as a view of the map; a copy only where its first byte is not aligned to its dtype."""
+        whole = self._whole.get(entry.dtype)
+        if whole is None:
+            if entry.dtype not in _DTYPES:
+                raise CheckpointError(f"{name} has the dtype {entry.dtype}, which is not supported")
+            whole = self._whole[entry.dtype] = self._as(_DTYPES[entry.dtype])
+        size = whole.itemsize
+        if entry.start % size == 0:
+            return whole.as_strided(entry.shape, _contiguous(entry.shape), entry.start // size)
+        octets = self._as("uint8")
+        return octets[entry.start : entry.end].clone().view(whole.dtype).view(entry.shape)
+
+    def _as(self, dtype: str) -> torch.Tensor:
         import torch
 
-        if entry.dtype not in _DTYPES:
-            raise CheckpointError(f"{name} has the dtype {entry.dtype}, which is not supported")
-        dtype: torch.dtype = getattr(torch, _DTYPES[entry.dtype])
-        storage = self._storage(entry.file)
-        if entry.start % dtype.itemsize == 0:
-            whole = self._whole.get((entry.file, entry.dtype))
-            if whole is None:
-                whole = self._whole[entry.file, entry.dtype] = torch.empty(0, dtype=dtype).set_(storage)
-            return whole[entry.start // dtype.itemsize : entry.end // dtype.itemsize].view(entry.shape)
-        octets = torch.empty(0, dtype=torch.uint8).set_(storage)
-        return octets[entry.start : entry.end].clone().view(dtype).view(entry.shape)
+        if self._storage is None:
+            self._storage = _mapped(self._file)
+        return torch.empty(0, dtype=getattr(torch, dtype)).set_(self._storage)
+
+
+class MappedFiles:
+    """The open maps of a checkpoint's files, one a file."""
+
+    def __init__(self) -> None:
+        self._maps: dict[Path, MappedFile] = {}
+
+    def tensor(self, name: str, entry: TensorEntry) -> torch.Tensor:
+        """As that file's map has it."""
+        if entry.file not in self._maps:
+            self._maps[entry.file] = MappedFile(entry.file)
+        return self._maps[entry.file].tensor(name, entry)
 
     def close(self) -> None:
         """Forget the maps; each goes when the last tensor that looks into it goes."""
-        self._whole.clear()
-        self._storages.clear()
+        self._maps.clear()
 
-    def _storage(self, file: Path) -> torch.UntypedStorage:
-        import torch
 
-        if file not in self._storages:
-            try:
-                size = file.stat().st_size
-                storage = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=size)
-            except (OSError, RuntimeError) as error:
-                raise CheckpointError(f"{file} cannot be mapped into memory: {error}") from error
-            assert isinstance(storage, torch.UntypedStorage)
-            self._storages[file] = storage
-        return self._storages[file]
+def _mapped(file: Path) -> torch.UntypedStorage:
+    import torch
+
+    try:
+        storage = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=file.stat().st_size)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{file} cannot be mapped into memory: {error}") from error
+    assert isinstance(storage, torch.UntypedStorage)
+    return storage
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a contiguous tensor of that shape; one call with them takes half as long as a slice and a view."""
+    if len(shape) == 2:
+        return shape[1], 1
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.capture.tap import ALL_REDUCE, BIAS, REPLICATED, stored_name
-from gptq_diff.compare.judge import CapturedCall, finite_ratio
+from gptq_diff.compare.input_gaps import Pair, gap, gaps
+from gptq_diff.compare.judge import CapturedCall
 from gptq_diff.compare.rows import RowsSoFar
 
 STEPS_AFTER = frozenset({ALL_REDUCE, BIAS, REPLICATED})
@@ -19,12 +20,11 @@ FEW_ROWS = 4
 """Inputs of fewer rows are compared by the judge, those of many backends and steps together."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where one call happened: step, index in that step's order, the path that ran, and its part (capture.tap.Call)."""
 
     step: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's own `index` is not asked for
     path: str
     stored: str
     part: str
@@ -51,35 +51,33 @@ class Captured:
         # Rows of the prompt that the reference computed before this one's first: what a prefix cache answered for.
         self._lag = reader.manifest.cached_rows - (reference.manifest.cached_rows if reference is not None else 0)
         self._gaps: dict[tuple[str, str], float | None] = {}
+        self._ahead: dict[str, float | None] = {}  # the same of the prefill, by linear, where it was compared ahead
         self.seconds = 0.0
         self.rows = RowsSoFar()
 
     def compare_inputs(self) -> None:
-        """Compare the prefill's inputs with the reference's before anybody asks, each thread every other one.
+        """Compare the prefill's inputs with the reference's before anybody asks, many at once.
 
         They are as many bytes as there are; reading them for the first time costs as much as the sums.
         """
         if self.reference is None or self._lag:
             return
-        pairs = {}
+        pairs: dict[tuple[str, str], Pair] = {}
+        keys: dict[str, tuple[str, str]] = {}
         for layer, places in self.places.items():
-            whole = any(p.step == 0 and not p.part and p.path not in STEPS_AFTER for p in places)
-            if whole and all(reader.has(0, layer, "in") for reader in (self.reader, self.reference)):
-                pairs[self.reader.stored_key(0, layer, "in"), self.reference.stored_key(0, layer, "in")] = layer
-        threads = torch.get_num_threads()
-        layers = list(pairs.values())
-        try:
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                list(pool.map(self._compare, (layers[i::threads] for i in range(threads))))
-        finally:
-            torch.set_num_threads(threads)
-
-    def _compare(self, layers: list[str]) -> None:
-        assert self.reference is not None
-        for layer in layers:
-            x_MK = self.reader.tensor(0, layer, "in")
-            if x_MK.shape[0] >= FEW_ROWS:
-                self._gap(layer, 0, x_MK, self.reference, 0)
+            if not _whole_in_prefill(places):
+                continue
+            key = (self.reader.stored_key(0, layer, "in"), self.reference.stored_key(0, layer, "in"))
+            if key not in pairs:
+                if not (self.reader.has(0, layer, "in") and self.reference.has(0, layer, "in")):
+                    continue
+                x_MK = self.reader.tensor(0, layer, "in")
+                if x_MK.shape[0] < FEW_ROWS:
+                    continue
+                pairs[key] = x_MK, self.reference.tensor(0, layer, "in")
+            keys[layer] = key
+        found = dict(zip(pairs, gaps(list(pairs.values()))))
+        self._ahead = {layer: found[key] for layer, key in keys.items()}
 
     def has_calls(self, layer: str) -> bool:
         """Whether there is any whose tensors were kept."""
@@ -92,6 +90,9 @@ class Captured:
 
     def _call(self, layer: str, place: Place) -> CapturedCall:
         x_MK = self.reader.tensor(place.step, place.stored, "in")
+        y_MN = self.reader.tensor(place.step, place.stored, "out")
+        if place.step == 0 and not place.part and place.path not in STEPS_AFTER and layer in self._ahead:
+            return CapturedCall(0, place.index, place.path, x_MK, y_MN, None, self._ahead[layer])
         lag = 0 if place.step else self._lag
         reference_x, gap = None, None
         comparable = self.reference is not None and place.step < self._comparable and place.path not in STEPS_AFTER
@@ -104,7 +105,7 @@ class Captured:
                 gap = self._gap(layer, place.step, x_MK, self.reference, lag)
         return CapturedCall(
             step=place.step, index=place.index, path=place.path, reference_x=reference_x, inherited_l2_rel=gap,
-            x_MK=x_MK, y_MN=self.reader.tensor(place.step, place.stored, "out"), part=place.part, first=place.first,
+            x_MK=x_MK, y_MN=y_MN, part=place.part, first=place.first,
         )  # fmt: skip
 
     def _gap(self, layer: str, step: int, x_MK: torch.Tensor, reference: CaptureReader, lag: int) -> float | None:
@@ -117,13 +118,16 @@ class Captured:
             reference_x = reference.tensor(step, layer, "in")
             if lag < 0:
                 x_MK = from_row(x_MK, -lag, reference_x.shape[0])
-            reference_x = from_row(reference_x, lag, x_MK.shape[0]).to(torch.float32)
-            value = None
-            if reference_x.shape == x_MK.shape:
-                gap = float(torch.linalg.vector_norm(torch.sub(x_MK, reference_x)))  # float16 is widened as it is read
-                value = finite_ratio(gap, float(torch.linalg.vector_norm(reference_x)))
-            self._gaps[key] = value
+            self._gaps[key] = gap(x_MK, from_row(reference_x, lag, x_MK.shape[0]))
         return self._gaps[key]
+
+
+def _whole_in_prefill(places: Sequence[Place]) -> bool:
+    """Whether one of these is the product of a whole linear in the prefill."""
+    for place in places:  # noqa: SIM110  `any` makes a generator for each of a capture's hundreds of linears
+        if place.step == 0 and not place.part and place.path not in STEPS_AFTER:
+            return True
+    return False
 
 
 def from_row(x_MK: torch.Tensor, first: int, rows: int) -> torch.Tensor:

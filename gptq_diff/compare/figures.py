@@ -16,7 +16,8 @@ from gptq_diff.compare.exact_answer import Rows
 from gptq_diff.compare.weight import Weight
 from gptq_diff.numerics import floors
 from gptq_diff.numerics.floors import FACTOR as FACTOR
-from gptq_diff.numerics.partial_sums import row_norm2
+from gptq_diff.numerics.magnitude import row_absmax
+from gptq_diff.numerics.partial_sums import row_norm2, weighted_squares
 
 if TYPE_CHECKING:
     from gptq_diff.records import LayerSpec
@@ -60,7 +61,7 @@ def row_figures(weight: Weight, rows: Rows, y_MN: torch.Tensor, spans: Spans) ->
     spoiled_N = weight.bad_N | weight.loaded_bad_N
     any_spoiled = bool(spoiled_N.any())
     exact_MN, norm2_K = weight.exact(rows)
-    y_absmax = y_MN.abs().amax(dim=1)
+    y_absmax = row_absmax(y_MN)
     overflow = too_large = spoiled = torch.zeros(len(y_MN), dtype=torch.int64, device=y_MN.device)
     if not bool(torch.isfinite(y_absmax).all()):
         wrong_MN = ~torch.isfinite(y_MN)
@@ -75,13 +76,13 @@ def row_figures(weight: Weight, rows: Rows, y_MN: torch.Tensor, spans: Spans) ->
     if any_spoiled:
         error_MN[:, spoiled_N] = 0.0
     error2, exact2 = row_norm2(error_MN), row_norm2(exact_MN)
-    energy = rows.x_MK.double().square_() @ norm2_K
+    energy = weighted_squares(rows.x_MK, norm2_K)
     floor2 = _floor2(weight.spec, energy, exact2, spans)
     floor2 = _refine(weight, rows, error2, floor2, spans)
     by_column = column_shares(weight, rows.x_MK, error_MN, exact_MN, energy, spans, FACTOR)
     return _as_numpy(
-        rows.finite_M, by_column, error2=error2, exact2=exact2, floor2=floor2, max_abs=error_MN.abs_().amax(dim=1),
-        exact_absmax=exact_MN.abs_().amax(dim=1), x_absmax=rows.x_MK.abs().amax(dim=1), y_absmax=y_absmax,
+        rows.finite_M, by_column, error2=error2, exact2=exact2, floor2=floor2, max_abs=row_absmax(error_MN),
+        exact_absmax=row_absmax(exact_MN), x_absmax=row_absmax(rows.x_MK), y_absmax=y_absmax,
         overflow=overflow, too_large=too_large, spoiled=spoiled,
     )  # fmt: skip
 

@@ -8,14 +8,14 @@ more. Non-finite values are counted first and apart, and never enter a norm.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from gptq_diff.compare.exact_answer import stack_inputs
+from gptq_diff.compare.exact_answer import stack_inputs, stacked
 from gptq_diff.compare.figures import FACTOR, Floats, RowFigures, row_figures
 from gptq_diff.compare.rows import Figures
 from gptq_diff.compare.weight import Weight
@@ -28,8 +28,7 @@ _SMALLEST = 1e-300
 """Keeps 0 / 0 at 0: no error where none is expected."""
 
 
-@dataclass(frozen=True)
-class CapturedCall:
+class CapturedCall(NamedTuple):
     """One call of this layer as captured; tensors as stored.
 
     reference_x: the reference's input, if it is still to be compared; inherited_l2_rel: the comparison, if it was made.
@@ -37,7 +36,7 @@ class CapturedCall:
     """
 
     step: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's own `index` is not asked for
     path: str
     x_MK: torch.Tensor
     y_MN: torch.Tensor
@@ -78,7 +77,7 @@ def judge_layer(weight: Weight, calls: Sequence[CapturedCall], rows_of: list[Fig
     starts = np.cumsum([0] + [c.x_MK.shape[0] for c in calls])
     spans = [(c.path, slice(int(a), int(b))) for c, a, b in zip(calls, starts, starts[1:])]
     rows = stack_inputs([c.x_MK.to(weight.device) for c in calls])
-    y_MN = torch.cat([c.y_MN.to(weight.device).to(torch.float32) for c in calls])
+    y_MN = stacked([c.y_MN.to(weight.device) for c in calls])
     figures = row_figures(weight, rows, y_MN, spans)
     if rows_of is not None:
         rows_of.extend(np.split(_single_rows(figures), starts[1:-1]))
@@ -106,7 +105,7 @@ def placed(call: CapturedCall, in_features: int) -> CapturedCall:
         return torch.nn.functional.pad(x_MK, (call.first, after))
 
     reference_x = None if call.reference_x is None else whole(call.reference_x)
-    return replace(call, x_MK=whole(call.x_MK), reference_x=reference_x)
+    return call._replace(x_MK=whole(call.x_MK), reference_x=reference_x)
 
 
 def _by_call(f: RowFigures, starts: npt.NDArray[np.int64], inherited_l2_rel: list[float | None]) -> _CallFigures:
@@ -190,6 +189,8 @@ def inherited(
         gap2, size2 = (np.add.reduceat(row_norm2(t).cpu().numpy(), first) for t in (x_MK - reference_MK, reference_MK))
         for i, g2, s2 in zip(open_, gap2.tolist(), size2.tolist()):
             found[i] = finite_ratio(g2**0.5, s2**0.5)
+    if bool(finite_M.all()):
+        return found
     whole = np.logical_and.reduceat(finite_M.cpu().numpy(), starts[:-1])
     return [value if ok else None for value, ok in zip(found, whole.tolist())]
 

@@ -11,6 +11,7 @@ import torch
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.compare.align import STEPS_AFTER, Captured
 from gptq_diff.compare.alike import as_of, first_alike
+from gptq_diff.compare.freed import Freed
 from gptq_diff.compare.judge import CapturedCall, Weight, judge_layer
 from gptq_diff.compare.place import given_back, linears_on
 from gptq_diff.compare.quantisation import quantisation_errors
@@ -69,6 +70,7 @@ def _judged(
     there = [spec for spec in judge.layers if any(captured.has_calls(spec.name) for captured in captures.values())]
     for captured in captures.values():
         captured.compare_inputs()
+    freed = Freed()
     started = time.perf_counter()
     for done, (spec, linear) in enumerate(linears_on(device, judge, there)):
         all_calls = ((key, call) for key, captured in captures.items() for call in captured.calls(spec.name))
@@ -83,6 +85,7 @@ def _judged(
                     captures[key].rows.add(CallRows(spec.name, call.step, call.index, next(rows_of)), call.part)
             before, started = started, time.perf_counter()
             _share_out(started - before, [(captures[key], call.x_MK.shape[0]) for key, call in calls])
+            freed.add(sum(4 * (call.x_MK.numel() + call.y_MN.numel()) for _, call in calls))
         progress(done + 1, len(there))
     for rows in judged.values():
         rows.sort(key=lambda j: (j.step, j.index))  # stable: a layer's ranks, then what follows them

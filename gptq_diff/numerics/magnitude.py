@@ -20,6 +20,12 @@ class Magnitude(NamedTuple):
         return self.nan + self.inf
 
 
+def row_absmax(values_MN: torch.Tensor) -> torch.Tensor:
+    """[M], same dtype: the largest magnitude of every row, NaN where it has one; no copy of the matrix is made."""
+    largest_M: torch.Tensor = torch.maximum(values_MN.amin(dim=1).neg_(), values_MN.amax(dim=1)).abs_()  # no minus zero
+    return largest_M
+
+
 def magnitude(t: torch.Tensor) -> Magnitude:
     """Magnitude of a floating-point tensor of any shape; non-finite values are counted first and apart."""
     if t.numel() == 0:

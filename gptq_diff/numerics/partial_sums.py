@@ -18,6 +18,8 @@ from gptq_diff.numerics.floors import HALF_RMS, HALF_WEIGHTS, MMA_K, SINGLE_RMS,
 
 STRIP = 1024
 """Columns of W that are taken at a time, to bound memory."""
+ROWS = 512
+"""Rows that are widened to float64 at a time."""
 RARE = 5.2
 """One row in ten million healthy ones passes this many standard deviations."""
 _SINGLE_EXPONENT = 0x7F800000
@@ -30,6 +32,21 @@ def row_norm2(values_MN: torch.Tensor) -> torch.Tensor:
     """float64 [M]: squared l2 norm of every row of a float32 matrix."""
     norm_M: torch.Tensor = torch.linalg.vector_norm(values_MN, dim=1)
     return norm_M.double().square_()
+
+
+def weighted_squares(values_MK: torch.Tensor, weight_K: torch.Tensor) -> torch.Tensor:
+    """float64 [M]: every row's squares, times these weights (float64), added up.
+
+    On a CPU some rows at a time, through the same memory: a whole copy in float64 costs more than the sums.
+    """
+    if values_MK.device.type != "cpu" or not values_MK.shape[1]:
+        return values_MK.double().square_() @ weight_K
+    total_M = torch.empty(len(values_MK), dtype=torch.float64)
+    memory = torch.empty(min(ROWS, len(values_MK)), values_MK.shape[1], dtype=torch.float64)
+    for first in range(0, len(values_MK), ROWS):
+        some_mK = values_MK[first : first + ROWS]
+        torch.mv(memory[: len(some_mK)].copy_(some_mK).square_(), weight_K, out=total_M[first : first + ROWS])
+    return total_M
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.compare.align import STEPS_AFTER, Captured
+from gptq_diff.compare.freed import Freed
 from gptq_diff.compare.judge_run import Key, open_captures
 from gptq_diff.compare.place import AT_A_TIME, CPU, given_back, linears_on
 from gptq_diff.diagnose.headroom import Nearest, Share, arithmetics_of, every_arithmetic, measure, share_of
@@ -64,10 +65,13 @@ def measure_headroom(
     captures = open_captures(run, _longest(keys) if record.sweep else list(keys), record.reference)
     found: dict[Key, dict[str, list[Headroom]]] = {key: {} for key in captures}
     by_layer: Iterable[_Layer]
+    freed = Freed()
     if judge.work_device.type == "cpu":
-        by_layer = _each(judge.layers, lambda spec: _of_layer(spec, captures, record.reference, judge, loaded))
+        by_layer = _each(judge.layers, lambda spec: _of_layer(spec, captures, record.reference, judge, loaded, freed))
     else:
-        by_layer = _each_there(judge, lambda one: _of_layer(one.spec, captures, record.reference, judge, loaded, one))
+        by_layer = _each_there(
+            judge, lambda one: _of_layer(one.spec, captures, record.reference, judge, loaded, freed, one)
+        )
     for layer in by_layer:
         go_on()
         for key, rows in layer.items():
@@ -111,7 +115,7 @@ def _each_there(judge: Checkpoint, measured: Callable[[PackedLinear], _Layer]) -
 
 def _of_layer(
     spec: LayerSpec, captures: dict[Key, Captured], reference: str, judge: Checkpoint, loaded: Checkpoint,
-    there: PackedLinear | None = None,
+    freed: Freed, there: PackedLinear | None = None,
 ) -> _Layer:  # fmt: skip
     """Of one linear: by capture, by the name that its inputs are stored under. there: judge's, on a GPU."""
     found: _Layer = {key: {} for key in captures}
@@ -129,6 +133,7 @@ def _of_layer(
             near = _measured(stack, shares[own is judge], done if own is loaded else [])
             rows = found[key].setdefault(stack.stored, [])
             rows += [_headroom(key, stack, name, nearest) for name, nearest in near.items()]
+            freed.add(4 * len(stack.x_MK) * (stack.x_MK.shape[1] + spec.out_features))
     return found
 
 

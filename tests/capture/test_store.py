@@ -172,6 +172,20 @@ def test_figures_that_cannot_be_read_are_one_sentence(tmp_path: Path, text: str 
         list(CaptureReader(tmp_path / "c").stats())
 
 
+WHOLE = '{"step": 0, "index": 0, "layer": "q", "path": "fp16"}'
+
+
+@pytest.mark.parametrize("line", [f"{WHOLE} {WHOLE}", f"{WHOLE},", f"{WHOLE}]", f" {WHOLE[:-1]}", "", "[]", "1", "{}"])
+def test_a_line_of_figures_is_one_call_and_nothing_else(tmp_path: Path, line: str) -> None:
+    """Two on a line, something behind one, half of one, none, or another kind of value: damage, wherever it stands."""
+    write_capture(tmp_path / "c")
+    (tmp_path / "c" / "stats.jsonl").write_text(f"{WHOLE}\n{WHOLE} \r\n{WHOLE}", encoding="utf-8")
+    assert list(CaptureReader(tmp_path / "c").stats()) == [json.loads(WHOLE)] * 3
+    (tmp_path / "c" / "stats.jsonl").write_text(f"{WHOLE}\n{line}\n{WHOLE}\n", encoding="utf-8")
+    with pytest.raises(CaptureError, match=r"stats\.jsonl is damaged"):
+        list(CaptureReader(tmp_path / "c").stats())
+
+
 def test_a_capture_is_not_written_over(tmp_path: Path) -> None:
     """Two jobs with one directory would mix their tensors."""
     write_capture(tmp_path / "c")

@@ -7,9 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gptq_diff.capture import store
 from gptq_diff.capture.store import CaptureReader, CaptureWriter
 from gptq_diff.capture.tap import Tap
+from gptq_diff.compare import align
 from gptq_diff.compare.align import FEW_ROWS, Captured, comparable_steps
+from gptq_diff.errors import CaptureError
 from tests.compare.made import K, N, manifest, x_of
 
 
@@ -136,7 +139,42 @@ def test_comparing_ahead_says_what_asking_one_by_one_says(tmp_path, monkeypatch)
     one_by_one, ahead = Captured(ours, theirs), Captured(ours, theirs)
     expected = {layer: [c.inherited_l2_rel for c in one_by_one.calls(layer)] for layer in "abcd"}
     ahead.compare_inputs()
-    monkeypatch.setattr(torch.linalg, "vector_norm", lambda *_: pytest.fail("compared again"))
+    monkeypatch.setattr(align, "gap", lambda *_: pytest.fail("compared again"))
     assert {layer: [c.inherited_l2_rel for c in ahead.calls(layer)] for layer in "abcd"} == expected
     assert expected["a"] == expected["b"] != expected["c"] and expected["d"] == [None]
     assert None not in expected["a"] + expected["c"]
+
+
+def test_comparing_ahead_reads_every_header_once(tmp_path, monkeypatch):
+    """Finding tensors in small files costs as much as comparing them."""
+    read = []
+    real = store.read_header
+    monkeypatch.setattr(store, "read_header", lambda path: read.append(path) or real(path))
+    ours, theirs = long_capture(tmp_path / "a", 1), long_capture(tmp_path / "b", 5)
+    captured = Captured(ours, theirs)
+    captured.compare_inputs()
+    assert len([call for layer in "abcd" for call in captured.calls(layer)]) == 4
+    assert sorted(read) == [tmp_path / name / "block-000.safetensors" for name in "ab"]
+
+
+def test_calls_are_the_same_whether_compared_ahead_or_not(tmp_path):
+    """Every field of every call, of steps and layers of which only some were compared ahead."""
+    captures = [stored(tmp_path / name, (1, 2, 3), seed=seed) for name, seed in (("a", 1), ("b", 2))]
+    long = [long_capture(tmp_path / f"long-{name}", seed) for name, seed in (("a", 1), ("b", 2))]
+    for ours, theirs in (captures, long):
+        one_by_one, ahead = Captured(ours, theirs), Captured(ours, theirs)
+        ahead.compare_inputs()
+        for layer in ours.manifest.order:
+            for a, b in zip(one_by_one.calls(layer), ahead.calls(layer)):
+                assert [a[i] for i in (0, 1, 2, 6, 7, 8)] == [b[i] for i in (0, 1, 2, 6, 7, 8)]
+                assert torch.equal(a.x_MK, b.x_MK) and torch.equal(a.y_MN, b.y_MN)
+                assert (a.reference_x is None) == (b.reference_x is None)
+
+
+def test_a_damaged_reference_is_named_when_inputs_are_compared_ahead(tmp_path):
+    """In the sentence that asking one by one gives."""
+    ours, theirs = long_capture(tmp_path / "a", 1), long_capture(tmp_path / "b", 5)
+    block = tmp_path / "b" / "block-000.safetensors"
+    block.write_bytes(block.read_bytes()[:-1])
+    with pytest.raises(CaptureError, match=r"block-000\.safetensors is damaged: .*truncated"):
+        Captured(ours, theirs).compare_inputs()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -21,11 +19,11 @@ def everything(monkeypatch):
 
 def calls_of(layer):
     first = sound(layer, x_of(9), index=3)
-    twin = replace(first, x_MK=first.x_MK.clone(), y_MN=first.y_MN.clone(), index=5, inherited_l2_rel=0.25)
-    other_path = replace(twin, path="machete", index=6)
-    other_y = replace(twin, y_MN=first.y_MN * 2, index=7)
+    twin = first._replace(x_MK=first.x_MK.clone(), y_MN=first.y_MN.clone(), index=5, inherited_l2_rel=0.25)
+    other_path = twin._replace(path="machete", index=6)
+    other_y = twin._replace(y_MN=first.y_MN * 2, index=7)
     other_x = sound(layer, x_of(9, seed=4), index=8)
-    return [first, twin, other_path, other_y, other_x, replace(other_y, index=9)]
+    return [first, twin, other_path, other_y, other_x, other_y._replace(index=9)]
 
 
 @pytest.mark.usefixtures("everything")
@@ -48,10 +46,10 @@ def test_calls_are_alike_bit_for_bit_or_not_at_all():
     first = sound(layer, x_of(9))
     first.y_MN[0, 0] = float("nan")
     first.y_MN[0, 1] = 0.0
-    twin = replace(first, y_MN=first.y_MN.clone())
-    negative = replace(first, y_MN=first.y_MN.clone())
+    twin = first._replace(y_MN=first.y_MN.clone())
+    negative = first._replace(y_MN=first.y_MN.clone())
     negative.y_MN[0, 1] = -0.0
-    wide = replace(first, x_MK=first.x_MK.float())
+    wide = first._replace(x_MK=first.x_MK.float())
     assert alike.first_alike([first, twin, negative, wide]) == [0, 0, 2, 3]
 
 

@@ -14,6 +14,7 @@ from gptq_diff.numerics.partial_sums import (
     own_rounding,
     running_sums2,
     single_variance,
+    weighted_squares,
 )
 
 
@@ -98,3 +99,14 @@ def test_the_variance_of_a_rounding_to_single_is_that_of_its_spacing():
     expected = np.spacing(singles).astype(np.float64) ** 2 / 12
     assert single_variance(torch.from_numpy(-singles)).numpy() == pytest.approx(expected, rel=1e-12)
     assert not single_variance(torch.zeros(3)).any()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 511, 512, 513, 1500])
+@pytest.mark.parametrize("k", [0, 1, 96, 1000])
+def test_weighted_squares_are_those_of_the_whole_in_float64(rows, k):
+    """Some rows at a time are what all at once are, and what numpy says, but for the order of the sums."""
+    x = np.random.default_rng(rows).standard_normal((rows, k)).astype(np.float32)
+    weights = np.random.default_rng(1).random(k)
+    got = weighted_squares(torch.from_numpy(x), torch.from_numpy(weights))
+    assert got.shape == (rows,) and got.dtype == torch.float64
+    assert got.numpy() == pytest.approx((x.astype(np.float64) ** 2) @ weights, rel=1e-12)

@@ -14,6 +14,7 @@ import torch
 from gptq_diff.capture.run_dir import RunDir
 from gptq_diff.checkpoint.dequant import unscaled_codes
 from gptq_diff.checkpoint.reader import Checkpoint, open_checkpoint
+from gptq_diff.compare import freed
 from gptq_diff.diagnose.headroom import Nearest
 from gptq_diff.errors import CaptureError
 from gptq_diff.records import Headroom, Report
@@ -110,6 +111,22 @@ def test_headroom_outlives_the_tensors(shifted_model: Path, tmp_path: Path) -> N
     assert again.headroom == report.headroom
     assert [r.headroom_bits for r in again.results] == [r.headroom_bits for r in report.results]
     assert len(result(again, "hf-fp32").headroom_bits) == 14
+
+
+@pytest.mark.usefixtures("here")
+def test_freed_memory_goes_back_while_linears_are_judged_and_measured(
+    shifted_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often as there are linears where each is worth it, and never in so small a run otherwise; with one report."""
+    done: list[int] = []
+    monkeypatch.setattr(freed, "hand_back", lambda: done.append(1))
+    never = run(asked(shifted_model, "hf-fp16"), tmp_path / "never")
+    assert done == []
+    monkeypatch.setattr(freed, "WORTH", 1)
+    often = run(asked(shifted_model, "hf-fp16"), tmp_path / "often")
+    assert len(done) >= 2 * 14
+    assert often.headroom == never.headroom
+    assert [r.first_bad for r in often.results] == [r.first_bad for r in never.results]
 
 
 @pytest.mark.usefixtures("here")

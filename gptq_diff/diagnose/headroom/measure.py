@@ -13,6 +13,7 @@ from gptq_diff.diagnose.headroom.scaled import scaled_sums
 from gptq_diff.diagnose.headroom.share import Share
 from gptq_diff.diagnose.headroom.unscaled import chain_sums, whole_sums
 from gptq_diff.kernels.fastpath import CHAINS
+from gptq_diff.numerics.magnitude import row_absmax
 
 
 def measure(
@@ -24,8 +25,8 @@ def measure(
     there: the same share on a GPU, which then makes all sums but the chains of other widths than 4 bit.
     """
     half_MK = x_MK.to(torch.float16)
-    kept_M = torch.isfinite(half_MK).all(dim=1).nonzero().flatten()
-    half_MK = half_MK[kept_M]
+    kept_M = torch.isfinite(row_absmax(half_MK)).nonzero().flatten()
+    half_MK = half_MK if len(kept_M) == len(half_MK) else half_MK[kept_M]
     if not len(kept_M):
         return {}
     found: dict[str, Nearest | None] = {}

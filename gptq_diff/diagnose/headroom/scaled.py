@@ -14,7 +14,9 @@ from gptq_diff.kernels.hgemm_model import STEP
 
 NAMES = (ACCUMULATOR, BLOCK, RESULT)
 ROWS = 64
-"""Rows of x that are taken together, the longest first."""
+"""Rows of x that are taken together at first, the longest ones: often none that is left can pass them."""
+MOST_ROWS = 256
+"""Rows that are taken together in the end: many small sums cost more than they are, and keep other threads waiting."""
 TOGETHER = 2**28
 """Sums that a GPU makes at a time, 1 GiB of them."""
 
@@ -45,7 +47,7 @@ def _largest(
         rows, span = torch.arange(top.first, top.last, device=w_KN.device), (top.first, top.last)
         if span not in places:
             sums_MN = x_MK[:, top.first : top.last] @ w_KN[top.first : top.last]
-            places[span] = divmod(int(sums_MN.abs().argmax()), sums_MN.shape[1])
+            places[span] = divmod(int(sums_MN.abs_().argmax()), sums_MN.shape[1])
         row, column = places[span]
         value = float(x_MK[row, rows].double() @ w_KN[rows, column].double())
         found[name] = nearest(value, x_MK, w_KN[rows, column], row, column, rows, order_K)
@@ -75,10 +77,12 @@ def _longest_rows_first(x_MK: torch.Tensor, w_KN: torch.Tensor, tops: dict[str, 
         return
     longest = float(torch.linalg.vector_norm(w_KN, dim=0).max())
     norm_M, order_M = torch.linalg.vector_norm(x_MK, dim=1).sort(descending=True, stable=True)
-    for start in range(0, len(x_MK), ROWS):
+    start, rows = 0, ROWS
+    while start < len(x_MK):
         if float(norm_M[start]) * longest * (1 + 1e-5) <= min(top.size for top in tops.values()):
             break
-        _walk(x_MK[order_M[start : start + ROWS]], w_KN, tops, bits)
+        _walk(x_MK[order_M[start : start + rows]], w_KN, tops, bits)
+        start, rows = start + rows, min(2 * rows, MOST_ROWS)
 
 
 def _walk(x_MK: torch.Tensor, w_KN: torch.Tensor, tops: dict[str, _Top], bits: int) -> None:

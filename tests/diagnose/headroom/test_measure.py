@@ -108,18 +108,37 @@ def test_nothing_larger_was_missed(bits, regime, desc_act):
         assert sign * near.activation * near.weight == pytest.approx(max(sign * p for p in products.values()), rel=1e-6)
 
 
+ROWS = 3 * scaled.ROWS + scaled.MOST_ROWS + 20
+"""So many that they are taken in pieces of every size."""
+
+
 @pytest.mark.usefixtures("unpacked")
 def test_long_rows_first_loses_none():
     """Of more rows than are taken together, whichever order they come in, the largest sum is the same."""
-    case = draw(np.random.default_rng(0), 4, 64, "ordinary", m=150, k=128, n=16)
+    case = draw(np.random.default_rng(0), 4, 64, "ordinary", m=ROWS, k=128, n=16)
     case.x[::7] *= 40
     share, names = share_of(case.linear()), ("block", "accumulator", "result")
-    rows = torch.randperm(150, generator=torch.Generator().manual_seed(1))
+    rows = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
     x_MK = torch.from_numpy(case.x)
-    one_by_one = [measured(x_MK[m : m + 1], share, names) for m in range(150)]
+    one_by_one = [measured(x_MK[m : m + 1], share, names) for m in range(ROWS)]
     for name, near in measured(x_MK[rows], share, names).items():
         assert near.bits == pytest.approx(min(found[name].bits for found in one_by_one), abs=1e-5)
         assert one_by_one[int(rows[near.row])][name].bits == pytest.approx(near.bits, abs=1e-5)
+
+
+@pytest.mark.usefixtures("unpacked")
+def test_rows_all_alike_in_length_are_all_looked_at():
+    """Where no bound lets any be left out: the largest sum lies in the very last rows that are taken."""
+    case = draw(np.random.default_rng(0), 4, 64, "ordinary", m=ROWS, k=128, n=16)
+    share, x_MK = share_of(case.linear()), torch.from_numpy(case.x).float()
+    x_MK = (x_MK / torch.linalg.vector_norm(x_MK, dim=1, keepdim=True)).half()
+    w_KN = dequantise(case.linear())
+    best = int(torch.linalg.vector_norm(w_KN, dim=0).argmax())
+    for at in (0, scaled.ROWS, 3 * scaled.ROWS, ROWS - 1):
+        rows = x_MK.clone()
+        rows[at] = 0.9 * w_KN[:, best] / torch.linalg.vector_norm(w_KN[:, best])
+        near = measured(rows, share, ("result",))["result"]
+        assert (near.row, near.column) == (at, best)
 
 
 @pytest.mark.usefixtures("unpacked")
