@@ -71,11 +71,10 @@ def of_calls(parts: dict[str, Raw]) -> list[Row]:
     calls = parts.get("calls", {})
     if "added" not in calls:
         return []
-    copies = min(calls["copies"].values())
-    why = "launching the copy alone"
     return [
-        Row("the tap, a kernel call", calls["added"], "µs", "calls", floor=copies, why=why),
-        Row("  hooks that clone, a kernel call", calls["added_by_clones"], "µs", "calls", floor=copies, why=why),
+        Row("the tap, a kernel call that leaves its tensors alone", calls["added"], "µs", "calls"),
+        Row("  launching the copy of one", min(calls["copies"].values()), "µs", "calls"),
+        Row("  hooks that clone, a kernel call", calls["added_by_clones"], "µs", "calls"),
     ]
 
 
@@ -98,6 +97,10 @@ def of_tap(parts: dict[str, Raw], name: str) -> list[Row]:
             more = work[kind]["launches"] - work["bare"]["launches"]
             floor, why = (bare + more * launch) / bare, f"{more:.0f} launches more"
         found.append(Row(f"  with the tap, {kind}", seconds[kind] / bare, "of bare", name, most, floor, why or ""))
+        times = tap.get("times", {})
+        if kind in times and "bare" in times:
+            quickest = min(times[kind]) / min(times["bare"])
+            found.append(Row("    the quickest round of each", quickest, "of bare", name))
     for kind, value in seconds.items():
         if kind.startswith(("hooks", "tensors to", "followed")) and "afterwards" not in kind:
             found.append(Row(f"  {kind}", value / bare, "of bare", name))
