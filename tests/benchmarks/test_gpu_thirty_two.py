@@ -11,7 +11,7 @@ import pytest
 from benchmarks.document import PAGE, filled
 from benchmarks.gpu.thirty_two.__main__ import PARTS, public, said
 from benchmarks.gpu.thirty_two.prompt import Found, token_ids
-from benchmarks.gpu.thirty_two.table import Row, by_size, picture, read, rows, table
+from benchmarks.gpu.thirty_two.table import Row, by_size, picture, read, rows, shared, table
 
 CEILINGS = {"gpu": "a GPU", "launches_per_s": 200_000, "device_to_host_bytes_per_s": 50e9,
             "host_to_device_bytes_per_s": 50e9}  # fmt: skip
@@ -85,6 +85,31 @@ def test_a_call_stands_beside_the_launch_of_its_copy() -> None:
     calls = {"added": 9.0, "added_by_clones": 20.0, "copies": {"one_launch": 6.0, "two clones": 11.0}}
     found = rows({"calls": calls})
     assert [(one.value, one.floor) for one in found] == [(9.0, 6.0), (20.0, 6.0)]
+
+
+def test_the_quickest_rounds_stand_beside_the_medians() -> None:
+    """On a busy machine the two differ, and a reader is to see it."""
+    seconds = {"bare": 4.0, "statistics": 5.0, "tensors": 6.0}
+    times = {"bare": [2.0, 4.0], "statistics": [3.0, 5.0], "tensors": [4.0, 6.0]}
+    found = rows({"tap": {"seconds": seconds, "times": times, "route": "marlin", "rows": 37, "written_bytes": 1}})
+    assert [one.value for one in found] == [1.25, 1.5, 1.5, 2.0]
+    assert [one.verdict for one in found] == ["MISSED (1.09 of it)", "", "MISSED (1.15 of it)", ""]
+
+
+def test_a_prefill_shared_among_gpus_has_a_table_of_its_own() -> None:
+    """A line for every number of ranks, misses told."""
+    after = {"tensors, written afterwards by the ranks": 0.3, "tensors, put together afterwards": 1.5}
+    one = {"ranks": 2, "load_seconds": 30, "seconds": {"bare": 0.05, "tensors": 0.06, **after}, "tensors_of_bare": 1.2}
+    parts = {
+        "parts": {"date": "2026-01-02", "gpus": "two cards", "blocks": 64, "rows": 37},
+        "ranks2-tap": {**one, "peak_gpu_bytes": 2**31},
+        "ranks4-tap": {**one, "ranks": 4, "tensors_of_bare": 1.95, "peak_gpu_bytes": 2**32},
+        "ranks4-run": {"wall_seconds": 1},
+    }
+    lines = shared(parts).splitlines()
+    assert lines[0] == "Measured 2026-01-02 on two cards; 64 blocks, 37 tokens, Marlin. Medians, seconds."
+    assert lines[-2] == "| 2 | 30 | 0.05 | 0.06 | 1.20 | <= 1.3 | 0.3 | 1.5 | 2.0 GiB |"
+    assert lines[-1] == "| 4 | 30 | 0.05 | 0.06 | 1.95 | <= 1.3, MISSED (1.50 of it) | 0.3 | 1.5 | 4.0 GiB |"
 
 
 def test_sizes_become_a_picture(tmp_path: Path) -> None:

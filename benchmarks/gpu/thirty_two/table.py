@@ -71,10 +71,11 @@ def of_calls(parts: dict[str, Raw]) -> list[Row]:
     calls = parts.get("calls", {})
     if "added" not in calls:
         return []
+    copies = min(calls["copies"].values())
+    why = "launching the copy alone"
     return [
-        Row("the tap, a kernel call that leaves its tensors alone", calls["added"], "µs", "calls"),
-        Row("  launching the copy of one", min(calls["copies"].values()), "µs", "calls"),
-        Row("  hooks that clone, a kernel call", calls["added_by_clones"], "µs", "calls"),
+        Row("the tap, a kernel call", calls["added"], "µs", "calls", floor=copies, why=why),
+        Row("  hooks that clone, a kernel call", calls["added_by_clones"], "µs", "calls", floor=copies, why=why),
     ]
 
 
