@@ -14,13 +14,10 @@ import torch
 
 from gptq_diff.capture.call import Fused, stored_name
 from gptq_diff.capture.lanes import Lane
-from gptq_diff.capture.left_alone import Watch
 from gptq_diff.capture.ways import Views, Way, one_launch, views_of
 
 MOST_VIEWS = 4096
 """Of one strip, after which they are made anew: prompts of many lengths each have their own."""
-MOST_ORDERS = 256
-"""Chunks whose calls are remembered."""
 
 
 class Site(NamedTuple):
@@ -50,46 +47,6 @@ Where x does not lie there, it is that of the call before. y of a step after a p
 """
 
 
-class Places(NamedTuple):
-    """Where the calls of a chunk stand in their step. before: the chunk that came first, as far as that is known too.
-
-    indexes: the places of every call's linears. seen: stored names, and layers: each with its place, up to here.
-    """
-
-    before: Places | None
-    sites: tuple[Site, ...]
-    indexes: list[tuple[int, ...]]
-    seen: frozenset[str]
-    layers: dict[str, int]
-
-
-class Orders:
-    """Chunks that came before: a prompt whose calls are those of another need not be counted anew.
-
-    expected: the layers of the tap that they were counted for.
-    """
-
-    __slots__ = ("_known", "expected")
-
-    def __init__(self) -> None:
-        self.expected: frozenset[str] = frozenset()
-        self._known: dict[tuple[int, tuple[int, ...]], Places] = {}
-
-    def expect(self, layers: frozenset[str]) -> None:
-        """Nothing is known where others were expected before."""
-        if layers != self.expected:
-            self.expected, self._known = layers, {}
-
-    def find(self, before: Places | None, sites: tuple[Site, ...]) -> Places | None:
-        """The same calls, after the same ones; None where they have not come like this yet."""
-        return self._known.get((id(before), tuple(map(id, sites))))
-
-    def keep(self, places: Places) -> None:
-        """It and all that its key stands for stay alive: a number of another object would be taken for theirs."""
-        if len(self._known) < MOST_ORDERS:
-            self._known[id(places.before), tuple(map(id, places.sites))] = places
-
-
 Key = tuple[int, "tuple[int, ...]", "tuple[int, ...]"]
 
 
@@ -109,15 +66,13 @@ class Stage:
 
     at: offset in the strip at hand of the first free value; room: values that it holds, 0 where there is none.
     dtype: of the values. views: the strip's. calls: what has been staged there, in order.
-    held: tensors of the engine that have their place there, and are copied to it when the strip leaves; places: those.
-    watch: finds out which may be held. free: strips that nobody reads any more. way: how x and y are copied at once.
-    most: values of the largest call that may be staged without being told. orders: chunks as they came before.
+    free: strips that nobody reads any more. way: how x and y are copied at once.
+    most: values of the largest call that may be staged without being told.
     lane: how chunks are shipped; it outlives a prompt, since memory of a stream of its own is found again there alone.
     """
 
     __slots__ = (
-        "at", "calls", "dtype", "free", "held", "lane", "made", "most", "orders", "places", "room", "strip", "views",
-        "watch", "way",
+        "at", "calls", "dtype", "free", "lane", "made", "most", "room", "strip", "views", "way",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -127,13 +82,9 @@ class Stage:
         self.strip: Strip | None = None
         self.views: dict[Key, Views] = {}
         self.calls: list[AsStaged] = []
-        self.held: list[torch.Tensor] = []
-        self.places: list[torch.Tensor] = []
-        self.watch = Watch()
         self.free: list[Strip] = []
         self.made = 0
         self.most = 0
-        self.orders = Orders()
         self.lane: Lane | None = None
         self.way: Way = one_launch
 
@@ -142,20 +93,9 @@ class Stage:
         self.strip, self.views, self.dtype = strip, strip.views, strip.values.dtype
         self.at, self.room, self.calls = 0, room, []
 
-    def forget(self) -> None:
-        """Other kernels run from now on: nothing is known of them yet."""
-        self.watch.forget()
-        self.orders = Orders()
-
-    def pack(self) -> None:
-        """What is held is copied to its places: a few launches for all."""
-        if self.held:
-            torch._foreach_copy_(self.places, self.held)
-            self.held, self.places = [], []
-
     def close(self) -> None:
         """There is no room for any call."""
-        self.strip, self.views, self.room, self.calls, self.held, self.places = None, {}, 0, [], [], []
+        self.strip, self.views, self.room, self.calls = None, {}, 0, []
 
     def view(self, at: int, x_MK: torch.Tensor, y_MN: torch.Tensor) -> Views:
         """Made now, and found in `views` the next time."""

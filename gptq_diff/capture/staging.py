@@ -1,18 +1,16 @@
 """Copies of many kernel calls on a GPU: staged where the engine computes, shipped in chunks, never waited for.
 
 A launch costs the engine's process more than the arithmetic in it: some 5 to 15 microseconds, against less than one for
-the copy of a short prompt's activations. So a call costs one launch at most, which copies its x and y below each other
-into a chunk, and none for tensors that are known to stay as they are (gptq_diff.capture.left_alone). A full chunk costs
-a few: those that copy what is held to its place, and, on a stream of its own, one that finds its largest values, one
-that copies it to pinned host memory (gptq_diff.capture.lanes). What is said of the calls is found out later from there.
+the copy of a short prompt's activations. So a call costs one launch, which copies its x and y below each other into a
+chunk; a full chunk costs a few more, on a stream of its own: one that finds its largest values, one that copies it to
+pinned host memory (gptq_diff.capture.lanes). What is said of the calls is found out later, from there.
 
 A large call costs the GPU more than its launches cost the process: where tensors are wanted, the columns of every
 linear of its y are copied by themselves then, so that nobody has to part them in host memory.
 
-Memory: at most STAGED times CHUNK_BYTES on the GPU, one chunk's worth of the engine's tensors that are held, and while
-modules are looked at up to left_alone.MOST_BYTES of them besides; at most RING_BYTES in host memory; where a sink is
-slower than that, the engine waits for it. A call larger than a chunk has a chunk of its size. Where it is known what a
-step will stage, its last chunks are ever smaller, since the copy of the last one is waited for.
+Memory: at most STAGED chunks of CHUNK_BYTES on the GPU, at most RING_BYTES in host memory; where a sink is slower than
+that, the engine waits for it. A call larger than a chunk has a chunk of its size. Where it is known what a step will
+stage, its last chunks are ever smaller, since the copy of the last one is waited for.
 """
 
 from __future__ import annotations
@@ -26,16 +24,14 @@ from typing import Callable, NamedTuple
 import torch
 
 from gptq_diff.capture.bias_step import BiasStep
+from gptq_diff.capture.bits import other_bits
 from gptq_diff.capture.drain import Drain
 from gptq_diff.capture.lanes import Lane, Shipped, lane_of
-from gptq_diff.capture.left_alone import other_bits
 from gptq_diff.capture.stage import AsStaged, Site, Stage, Strip
 from gptq_diff.errors import CaptureError
 
 CHUNK_BYTES = 128 * 2**20
 STAGED = 5
-FEW = 2
-"""Where figures alone are wanted, the same memory is parted among these: nothing is to be sent off early."""
 RING_BYTES = 2**30
 LEAST_BYTES = 8 * 2**20
 """Of the last chunk of a step."""
@@ -115,14 +111,11 @@ class Staging:
         self._gone = 0  # values of this step that have left
         self.expected = 0
         stage.most = LARGE if wants_tensors else sys.maxsize
-        self._strips = STAGED if wants_tensors else FEW
-        self._usual = CHUNK_BYTES * STAGED // self._strips  # bytes of a strip
         self.drain: Drain[Chunk] = Drain(settle, RING_BYTES, beside=beside)
 
     def begin_step(self, step: int, expected: int = 0) -> None:
         """What was shipped of the step before may be worked off."""
         self._step, self._last, self._gone, self.expected = step, None, 0, expected
-        self._stage.watch.begin(step)
         while self._away:
             self._reclaim(self._away.popleft())
         self.drain.wake_if_crowded()
@@ -189,7 +182,6 @@ class Staging:
     def stop(self) -> None:
         """All is worked off: the memory is the next prompt's."""
         self.drain.stop()
-        self._stage.watch.note()
         while self._away:
             self._reclaim(self._away.popleft(), settled=True)
         self._stage.close()
@@ -199,7 +191,6 @@ class Staging:
         self.drain.stop()
         self._away.clear()
         self._stage.close()
-        self._stage.watch.drop()
 
     def _next(self, total: int, like: torch.Tensor) -> None:
         """Ship the chunk at hand and open one that has room for that many values."""
@@ -215,9 +206,8 @@ class Staging:
 
     def _memory(self, lane: Lane, total: int, dtype: torch.dtype) -> Strip:
         """New while there is little of it, else that of the chunk that left first, once it has been read."""
-        stage, usual = self._stage, self._usual // dtype.itemsize
-        while len(self._away) >= self._strips:
-            stage.watch.drop()
+        stage, usual = self._stage, CHUNK_BYTES // dtype.itemsize
+        while len(self._away) >= STAGED:
             self._reclaim(self._away.popleft())
         size = max(total, usual)
         while True:
@@ -227,13 +217,12 @@ class Staging:
             try:
                 values = lane.staged(size, dtype)
             except torch.cuda.OutOfMemoryError:
-                if not self._away:
-                    if not stage.free:
-                        raise
-                    stage.free.clear()  # of another size or dtype
-                    continue
-                stage.watch.drop()
-                self._reclaim(self._away.popleft())  # fewer have to do
+                if self._away:
+                    self._reclaim(self._away.popleft())  # fewer have to do
+                elif stage.free:
+                    stage.free.clear()  # of another dtype
+                else:
+                    raise
                 continue
             stage.made += 1
             return Strip(stage.made, values)
@@ -250,11 +239,8 @@ class Staging:
             if not settled and not bool(torch.isfinite(shipped.largest).all()):  # how many are not is to be counted yet
                 old.landed = strip.values.to("cpu", copy=True)
         old.strip = None
-        if self._is_usual(strip):
+        if len(strip.values) == CHUNK_BYTES // strip.values.dtype.itemsize:
             self._stage.free.append(strip)
-
-    def _is_usual(self, strip: Strip) -> bool:
-        return len(strip.values) == self._usual // strip.values.dtype.itemsize
 
     def ship(self) -> None:
         """Send what is staged away, if there is anything."""
@@ -263,7 +249,6 @@ class Staging:
             return
         lane = stage.lane
         assert lane is not None
-        stage.pack()
         chunk = Chunk(self._step, stage.strip, stage.calls, stage.at)
         last = self._last
         self._last = last._replace(calls=0) if last is not None and last.calls == len(stage.calls) else None

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from gptq_diff.capture.bias_step import BiasStep
+from gptq_diff.capture.bits import same_bits
 from gptq_diff.capture.call import ALL_REDUCE as ALL_REDUCE
 from gptq_diff.capture.call import BIAS as BIAS
 from gptq_diff.capture.call import REPLICATED as REPLICATED
@@ -17,9 +18,8 @@ from gptq_diff.capture.call import Fused as Fused
 from gptq_diff.capture.call import Sink as Sink
 from gptq_diff.capture.call import layer_of as layer_of
 from gptq_diff.capture.call import stored_name as stored_name
-from gptq_diff.capture.left_alone import same_bits
 from gptq_diff.capture.settle import Settling
-from gptq_diff.capture.stage import Orders, Places, Stage, site
+from gptq_diff.capture.stage import Stage, site
 from gptq_diff.capture.staging import Chunk, Staging
 from gptq_diff.errors import CaptureError
 from gptq_diff.numerics.magnitude import Magnitude, magnitude
@@ -49,9 +49,8 @@ class _Input(NamedTuple):
 class Tap:
     """Collects the kernel calls of one prompt and refuses to let one go missing.
 
-    On a GPU copies are made there, some at once and some when many can be copied together, and leave it beside the
-    engine's work (gptq_diff.capture.staging); a sink that allows it is given them later, so a tap has to be closed: use
-    it as a context manager, or call `close`.
+    On a GPU copies are made at once, and leave it beside the engine's work (gptq_diff.capture.staging); a sink that
+    allows it is given them later, so a tap has to be closed: use it as a context manager, or call `close`.
     expected: the layers that must be seen exactly once in every step. order: the layers as the prefill ran them.
     """
 
@@ -68,9 +67,6 @@ class Tap:
         self._settling = Settling(sink)
         self._staging: Staging | None = None
         self._stage: Stage | None = None
-        self._orders = Orders()
-        self._borrowed: Places | None = None  # what has been seen, with its places, where that is another step's too
-        self._counted: Places | None = None  # the chunk that left last, where all calls of this step left in chunks
         self._expected_values = 0
         self.rows_seen: dict[int, str] = {}  # of staged calls of this step, once they have left, and who had so many
 
@@ -89,13 +85,11 @@ class Tap:
         Asked for before the first call; else they have a stage of their own.
         """
         stage.close()
-        self._stage, self._orders = stage, stage.orders
-        self._orders.expect(self.expected)
+        self._stage = stage
 
     def begin_step(self, step: int, expected_values: int = 0) -> None:
         """A forward pass begins; expected_values: of all its inputs and outputs, 0 where that is not known."""
         self._step, self._seen, self._index, self._last, self.rows_seen = step, set(), {}, None, {}
-        self._counted = self._borrowed = None
         self._expected_values = expected_values
         if self._staging is not None:
             self._staging.begin_step(step, expected_values)
@@ -144,15 +138,13 @@ class Tap:
 
     def _place(self, layer: str, stored: str) -> int:
         """The layer's place in this step's order of execution; refused where the call may not come."""
-        if stored in (self._seen if self._borrowed is None else self._borrowed.seen):
+        if stored in self._seen:
             raise CaptureError(f"{stored} ran twice in step {self._step}", "this model's structure is not understood")
         if layer not in self.expected:
             raise CaptureError(
                 f"{layer} ran in step {self._step}, and is none of the quantised linears of the checkpoint",
                 "this model's structure is not understood",
             )
-        if self._borrowed is not None:
-            self._seen, self._index, self._borrowed = set(self._borrowed.seen), dict(self._borrowed.layers), None
         self._seen.add(stored)
         return self._index.setdefault(layer, len(self._index))
 
@@ -168,21 +160,10 @@ class Tap:
 
     def _number(self, chunk: Chunk) -> None:
         """The places of all calls in a chunk that is about to leave."""
-        sites = tuple(call[0] for call in chunk.calls)
-        seen = self._seen if self._borrowed is None else self._borrowed.seen
-        chained = len(seen) == (0 if self._counted is None else len(self._counted.seen))
-        known = self._orders.find(self._counted, sites) if chained else None
-        if known is None:
-            indexes = [tuple(map(self._place, here.parts.layers, here.stored)) for here in sites]
-            known = Places(self._counted, sites, indexes, frozenset(self._seen), dict(self._index))
-            if chained:
-                self._orders.keep(known)
-        else:
-            self._index, self._borrowed = known.layers, known
-        chunk.indexes, self._counted = known.indexes, known if chained else None
-        if {call[2][0] for call in chunk.calls} - self.rows_seen.keys():
-            for call in chunk.calls:
-                self.rows_seen.setdefault(call[2][0], call[0].stored[0])
+        for call in chunk.calls:
+            here = call[0]
+            chunk.indexes.append(tuple(map(self._place, here.parts.layers, here.stored)))
+            self.rows_seen.setdefault(call[2][0], here.stored[0])
 
     def _settle(self, chunk: Chunk) -> None:
         """A chunk's calls, then its biases, to the sink."""

@@ -146,3 +146,14 @@ def test_statistics_alone_count_what_is_not_finite_after_the_memory_was_used_aga
     Engine(names).prompt(inputs, sink)
     counted = {call.layer: (call.x.nan, call.y.nan) for call in sink.calls if call.x.nan or call.y.nan}
     assert counted == {"m2.q": (1, 4), "m2.k": (1, 2)}
+
+
+def test_prompts_with_tensors_and_with_figures_alone_share_the_memory() -> None:
+    """By turns, as in a benchmark: the strip and its views are made once."""
+    engine = Engine("abcd")
+    for seed in range(6):
+        sink = Copying()
+        sink.wants_tensors = seed % 2 == 0
+        engine.prompt(inputs_of("abcd", 3, seed), sink)
+    assert engine.stage.made == 1
+    assert [len(strip.views) for strip in engine.stage.free] == [4]

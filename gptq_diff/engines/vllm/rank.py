@@ -29,9 +29,6 @@ from gptq_diff.kernels.base import Product
 from gptq_diff.kernels.vllm_gemm.op import vllm_ops
 from gptq_diff.kernels.vllm_gemm.paths import FAST, RECONSTRUCT, PathGuard
 
-CLAMPS = ("clip_qkv",)
-"""Of config.json: vLLM clamps the output of such a model's qkv in place, which most prompts do not show."""
-
 
 class _Now(NamedTuple):
     """The prompt that is being watched."""
@@ -63,8 +60,6 @@ class Rank:
     def use_kernel(self, name: str) -> None:
         """Check every module's kernel against the mode, and prepare to force its path."""
         self._choice = choose(name, self._linears)
-        self._stage.forget()
-        self._stage.watch.outputs = not any(self._checkpoint.config.get(name) for name in CLAMPS)
         self._reduced = shared_out(self._choice.judged, self._stage) if self._proof.ranks > 1 else []
         self._tapped = frozenset(part.spec.name for linear in self._choice.judged for part in linear.parts)
         self._bias_steps = {}

@@ -11,7 +11,6 @@ from torch import nn
 
 from gptq_diff.capture.stage import Stage, site
 from gptq_diff.capture.tap import ALL_REDUCE, Fused, Tap
-from gptq_diff.capture.ways import Views
 from gptq_diff.engines.vllm.modules import FusedLinear
 from gptq_diff.engines.vllm.taps import in_rows, stager
 from gptq_diff.errors import CaptureError
@@ -26,16 +25,14 @@ class Reduced:
     def __init__(self, name: str, module: nn.Module, columns: int, stage: Stage) -> None:
         self.name = name
         self._module = module
-        self._stage = stage
-        there = site(Fused((name,), (columns,)), ALL_REDUCE, ALL_REDUCE)
-        self._staged = stager(stage, there, f"the sum over the ranks of {name}")
-        self._lefts = stage.watch.of(f"a rank's summand of {name}")
+        self._staged = stager(stage, site(Fused((name,), (columns,)), ALL_REDUCE, ALL_REDUCE))
 
     @contextlib.contextmanager
     def watched(self, tap: Tap) -> Iterator[None]:
         """Record, after every forward of the module, this rank's summand (with its bias) and the sum.
 
-        Goes on top of the tap on its kernel: the summand is what `quant_method.apply` gives back.
+        Goes on top of the tap on its kernel: the summand is what `quant_method.apply` gives back, copied at once, since
+        an all-reduce may work in place.
         """
         method: Any = self._module.quant_method
         before, apply = vars(method).get("apply"), method.apply
@@ -44,7 +41,7 @@ class Reduced:
         def kept(layer: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
             y: torch.Tensor = apply(layer, *args, **kwargs)
             if layer is self._module:
-                summand[:] = [self._kept(y)]
+                summand[:] = [y.detach().clone()]
             return y
 
         def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -65,17 +62,6 @@ class Reduced:
                 del method.apply
             else:
                 method.apply = before
-
-    def _kept(self, y: torch.Tensor) -> torch.Tensor:
-        """The summand, copied at once: an all-reduce may work in place. Itself where it is known not to."""
-        left, watch = self._lefts[in_rows(y).shape[0] == 1], self._stage.watch
-        if left.known and left.x:
-            return y
-        copy = y.detach().clone()
-        if watch.on:
-            rows = in_rows(copy)
-            watch.add(left, Views(copy, (rows, rows)), in_rows(y), rows)
-        return copy
 
 
 def shared_out(linears: Sequence[FusedLinear], stage: Stage) -> list[Reduced]:

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from gptq_diff.capture.bias_step import runs_for, spread
-from gptq_diff.capture.left_alone import Left
 from gptq_diff.capture.stage import AsStaged, Site, Stage, Strip
 from gptq_diff.engines.vllm.modules import FusedLinear
 
@@ -105,10 +104,10 @@ class _Place:
     """Where on the stage a module's last call went: its next one, of as many rows, mostly goes there too.
 
     strip, at, end: which, from and to where. x_shape, y_shape, dtype: of its tensors. views: of that place.
-    left: what is known of calls of as many rows. call: as it is staged, where its path does not depend on the call.
+    call: as it is staged, where its path does not depend on the call.
     """
 
-    __slots__ = ("at", "call", "dtype", "end", "left", "strip", "views", "x_shape", "y_shape")
+    __slots__ = ("at", "call", "dtype", "end", "strip", "views", "x_shape", "y_shape")
 
     def __init__(self) -> None:
         self.strip: Strip | None = None
@@ -116,7 +115,7 @@ class _Place:
         self.dtype: torch.dtype | None = None
         self.call: AsStaged
 
-    def found(self, stage: Stage, x: torch.Tensor, y: torch.Tensor, lefts: tuple[Left, Left]) -> bool:
+    def found(self, stage: Stage, x: torch.Tensor, y: torch.Tensor) -> bool:
         """Whether the call can be staged now; if so this is its place."""
         at, dtype, total = stage.at, stage.dtype, x.numel() + y.numel()
         if total > min(stage.room - at, stage.most) or x.dtype is not dtype or y.dtype is not dtype or x.dim() != 2:
@@ -124,7 +123,6 @@ class _Place:
         self.strip, self.at, self.end, self.dtype = stage.strip, at, at + total, dtype
         self.x_shape, self.y_shape = x.shape, y.shape
         self.views = stage.views.get((at, x.shape, y.shape)) or stage.view(at, x, y)
-        self.left = lefts[x.shape[0] == 1]
         return True
 
     def as_staged(self, site: Site) -> AsStaged:
@@ -132,43 +130,23 @@ class _Place:
         return site, self.at, self.x_shape, self.y_shape, True, False
 
 
-def stager(stage: Stage, site: Site | Callable[[], Site], name: str) -> Callable[[torch.Tensor, torch.Tensor], bool]:
+def stager(stage: Stage, site: Site | Callable[[], Site]) -> Callable[[torch.Tensor, torch.Tensor], bool]:
     """A function that stages a call's x and y right here if there is room, and says whether it did.
 
     What a prefill waits for is this process, so nothing is done here that can be done before or later. All names are
-    bound: a call costs 2 to 3 microseconds, and a copy where the engine does not leave its tensors alone
-    (benchmarks/gpu/thirty_two/call_cost.py). site, name: of the module.
+    bound: a call costs its copy and 2 to 3 microseconds (benchmarks/gpu/thirty_two/call_cost.py).
     """
     ask = site if callable(site) else None
-    watch = stage.watch
-    lefts = watch.of(name)
     place = _Place()
 
     def staged(x: torch.Tensor, y: torch.Tensor) -> bool:
         again = place.at == stage.at and place.strip is stage.strip and place.x_shape == x.shape
         if not again or place.end > stage.room or place.dtype is not y.dtype:
-            if not place.found(stage, x, y, lefts):
+            if not place.found(stage, x, y):
                 return False
             if not callable(site):
                 place.call = place.as_staged(site)
-        left, views = place.left, place.views
-        if not left.known:
-            stage.way(views, x, y)
-            if watch.on:
-                watch.add(left, views, x, y)
-        elif left.x and left.y:
-            stage.held += (x, y)
-            stage.places += views.parts
-        elif left.x:
-            stage.held.append(x)
-            stage.places.append(views.parts[0])
-            views.parts[1].copy_(y)
-        elif left.y:
-            stage.held.append(y)
-            stage.places.append(views.parts[1])
-            views.parts[0].copy_(x)
-        else:
-            stage.way(views, x, y)
+        stage.way(place.views, x, y)
         stage.at = place.end
         stage.calls.append(place.call if ask is None else place.as_staged(ask()))
         return True
@@ -184,10 +162,10 @@ def _never(_x: torch.Tensor, _y: torch.Tensor) -> bool:
 def _tap(
     linear: FusedLinear, apply: Apply, told: Told, bias_read: torch.Tensor | None, of_bias: BiasTap | None
 ) -> Apply:
-    """The module's `apply`, its calls seen; adding the bias leaves y alone, which may be held."""
+    """The module's `apply`, its calls seen."""
     module, seen = linear.module, told.seen
     name, due = linear.name, of_bias.due if of_bias is not None else set()
-    staged = _never if told.staged is None else stager(told.staged.stage, told.staged.site, name)
+    staged = _never if told.staged is None else stager(told.staged.stage, told.staged.site)
 
     def tapped_apply(layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         if layer is not module:
@@ -202,7 +180,7 @@ def _tap(
         added = bias if bias_read is None else bias_read
         if added.dtype is not y.dtype or added.device != y.device:
             added = added.to(device=y.device, dtype=y.dtype)
-        return y.add(added)
+        return y.add_(added)
 
     return tapped_apply
 

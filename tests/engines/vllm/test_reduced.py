@@ -80,18 +80,6 @@ def test_the_summand_and_the_sum_are_those_of_the_call(in_place: bool) -> None:
         prompt(reduced, module, stage, rows, number)
 
 
-@pytest.mark.parametrize("in_place", [True, False])
-def test_a_summand_that_is_left_alone_is_copied_once_at_first(in_place: bool) -> None:
-    """Afterwards it is the engine's own tensor that is held."""
-    module, stage = RowParallel(in_place=in_place), Stage()
-    reduced = Reduced("o", module, N, stage)
-    y = torch.ones(3, N)
-    assert reduced._kept(y) is not y
-    prompt(reduced, module, stage, 3, 0)
-    held = reduced._kept(y) is y
-    assert held != in_place
-
-
 def test_a_module_that_ran_no_kernel_is_refused() -> None:
     module, stage = RowParallel(in_place=False, reduces=False), Stage()
     reduced = Reduced("o", module, N, stage)
