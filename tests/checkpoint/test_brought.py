@@ -143,11 +143,13 @@ def work():
 
 torch.set_num_threads(4)
 torch.ones(100_000).sum()
-broken = 0
-for _ in range(20):
+broken, anew = 0, sys.argv[1] == "anew"
+for _ in range(20 if anew else 200):  # on a busy machine threads seldom meet: as it is, one that fails will do
+    if broken and not anew:
+        break
     child = os.fork()
     if child == 0:
-        if sys.argv[1] == "anew":
+        if anew:
             pool_after_fork()
         together, failed = threading.Barrier(16), []
         threads = [threading.Thread(target=work) for _ in range(16)]
