@@ -66,14 +66,12 @@ class Stage:
 
     at: offset in the strip at hand of the first free value; room: values that it holds, 0 where there is none.
     dtype: of the values. views: the strip's. calls: what has been staged there, in order.
-    free: strips that nobody reads any more. way: how x and y are copied at once.
+    free: strips that nobody reads any more. way: how x and y are copied there.
     most: values of the largest call that may be staged without being told.
     lane: how chunks are shipped; it outlives a prompt, since memory of a stream of its own is found again there alone.
     """
 
-    __slots__ = (
-        "at", "calls", "dtype", "free", "lane", "made", "most", "room", "strip", "views", "way",
-    )  # fmt: skip
+    __slots__ = ("at", "calls", "dtype", "free", "lane", "made", "most", "room", "strip", "views", "way")
 
     def __init__(self) -> None:
         self.at = 0

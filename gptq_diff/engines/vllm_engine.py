@@ -50,8 +50,9 @@ class VllmEngine(Engine):
         self._ends = end_ids(checkpoint)
         known = frozenset(field.name for field in dataclasses.fields(vllm.EngineArgs))
         arguments = engine_arguments(spec, known)
-        if torch.cuda.is_available():
-            arguments |= beside_others(known)
+        others = beside_others(known)
+        if others and torch.cuda.is_available():  # older releases fork ranks that may not find CUDA asked for before
+            arguments |= others
         if spec.tensor_parallel == 1:
             if not torch.cuda.is_available():
                 arguments |= own_process(known)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Callable
 
 from gptq_diff.compare.judge_run import Key
-from gptq_diff.session.behind import Behind, GoOn, Work
+from gptq_diff.session.behind import Behind, GoOn, Work, at_once, unhindered
 from gptq_diff.session.between_run import IntervalStage
 from gptq_diff.session.compare_run import judge_run
 from gptq_diff.session.diagnose_run import diagnose_run
@@ -52,7 +52,7 @@ class Stages:
         """
         headroom = partial(measure_headroom, self._run, record, keys, self._judge, self._loaded)
         with beside(headroom, on=self._judge.work_device):
-            record = self._explained(record, keys, lambda: None)
+            record = self._explained(record, keys, unhindered)
             return self._intervals.store(record)
 
     def _explained(self, record: RunRecord, keys: Sequence[Key], go_on: GoOn) -> RunRecord:
@@ -73,7 +73,7 @@ def beside(work: Work, *, on: torch.device) -> Iterator[None]:
     """Do that beside what is done inside, where a GPU makes its sums; else afterwards. Raises what it raised."""
     if on.type == "cpu":
         yield
-        work(lambda: None)
+        at_once(work)
         return
     with Behind() as behind:
         behind.later(work)

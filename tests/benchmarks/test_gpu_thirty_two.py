@@ -108,6 +108,8 @@ def test_a_prefill_shared_among_gpus_has_a_table_of_its_own() -> None:
     }
     lines = shared(parts).splitlines()
     assert lines[0] == "Measured 2026-01-02 on two cards; 64 blocks, 37 tokens, Marlin. Medians, seconds."
+    assert lines.pop() == "`gptq-diff run` on 4 GPUs: 1 s."
+    assert lines.pop() == ""
     assert lines[-2] == "| 2 | 30 | 0.05 | 0.06 | 1.20 | <= 1.3 | 0.3 | 1.5 | 2.0 GiB |"
     assert lines[-1] == "| 4 | 30 | 0.05 | 0.06 | 1.95 | <= 1.3, MISSED (1.50 of it) | 0.3 | 1.5 | 4.0 GiB |"
 

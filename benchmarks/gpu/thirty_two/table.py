@@ -188,6 +188,9 @@ def shared(parts: dict[str, Raw]) -> str:
                 *(f"{v:.3g}" for v in after), f"{one['peak_gpu_bytes'] / 2**30:.1f} GiB",
             )  # fmt: skip
             text += "| " + " | ".join(cells) + " |\n"
+    for name, one in sorted(parts.items()):
+        if name.startswith("ranks") and name.endswith("-run") and "wall_seconds" in one:
+            text += f"\n`gptq-diff run` on {name[5:-4]} GPUs: {one['wall_seconds']:.3g} s.\n"
     return text
 
 
