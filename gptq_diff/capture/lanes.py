@@ -7,19 +7,22 @@ HostLane does the same in main memory at once: for tensors of a CPU, and for tes
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, Callable
 
 import torch
+
+Find = Callable[[torch.Tensor], torch.Tensor]
+"""Finds figures of staged values, or knows them: one dimension, where the values are."""
 
 
 class Shipped(abc.ABC):
     """One shipment on its way.
 
-    largest: host tensor of its largest absolute values, one per `width` values in a row; NaN where there is one. It may
-    be read, and so may the landing place, once `wait` has returned.
+    figures: what was found of it, in host memory. It may be read, and so may the landing place, once `wait` has
+    returned.
     """
 
-    largest: torch.Tensor
+    figures: torch.Tensor
 
     @abc.abstractmethod
     def wait(self) -> None:
@@ -42,15 +45,15 @@ class Lane(abc.ABC):
         """Host memory that shipments land in, flat."""
 
     @abc.abstractmethod
-    def ship(self, staged: torch.Tensor, width: int, landing: torch.Tensor | None) -> Shipped:
-        """Find the largest absolute value of every `width` staged values, and copy them all to `landing`, if given."""
+    def ship(self, staged: torch.Tensor, find: Find, landing: torch.Tensor | None) -> Shipped:
+        """Find the figures of what is staged, and copy it all to `landing`, if given."""
 
 
 class _There(Shipped):
     """A shipment that needed no way."""
 
-    def __init__(self, largest: torch.Tensor) -> None:
-        self.largest = largest
+    def __init__(self, figures: torch.Tensor) -> None:
+        self.figures = figures
 
     def wait(self) -> None:
         """It is there."""
@@ -70,16 +73,16 @@ class HostLane(Lane):
         """Main memory."""
         return torch.empty(values, dtype=dtype)
 
-    def ship(self, staged: torch.Tensor, width: int, landing: torch.Tensor | None) -> Shipped:
+    def ship(self, staged: torch.Tensor, find: Find, landing: torch.Tensor | None) -> Shipped:
         """At once."""
         if landing is not None:
             landing.copy_(staged)
-        return _There(largest_of(staged, width))
+        return _There(find(staged))
 
 
 class _OnItsWay(Shipped):
-    def __init__(self, largest: torch.Tensor, done: Any, engine: Any) -> None:
-        self.largest = largest
+    def __init__(self, figures: torch.Tensor, done: Any, engine: Any) -> None:
+        self.figures = figures
         self._done = done
         self._engine = engine
 
@@ -107,18 +110,18 @@ class CudaLane(Lane):
         """Pinned."""
         return torch.empty(values, dtype=dtype, pin_memory=True)
 
-    def ship(self, staged: torch.Tensor, width: int, landing: torch.Tensor | None) -> Shipped:
+    def ship(self, staged: torch.Tensor, find: Find, landing: torch.Tensor | None) -> Shipped:
         """After what the engine's stream was given so far, and beside what it will be given."""
         engine = torch.cuda.current_stream(self._device)
         self._beside.wait_stream(engine)
         with torch.cuda.stream(self._beside):
-            largest = largest_of(staged, width)
-            told = self.landing(len(largest), largest.dtype)
-            told.copy_(largest, non_blocking=True)
+            figures = find(staged)
+            there = self.landing(len(figures), figures.dtype)
+            there.copy_(figures, non_blocking=True)
             if landing is not None:
                 landing.copy_(staged, non_blocking=True)
             done = self._beside.record_event()
-        return _OnItsWay(told, done, engine)
+        return _OnItsWay(there, done, engine)
 
 
 def largest_of(values: torch.Tensor, width: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from math import gcd
 from typing import Callable, NamedTuple
 
@@ -26,7 +27,8 @@ import torch
 from gptq_diff.capture.bias_step import BiasStep
 from gptq_diff.capture.bits import other_bits
 from gptq_diff.capture.drain import Drain
-from gptq_diff.capture.lanes import Lane, Shipped, lane_of
+from gptq_diff.capture.lanes import Find, Lane, Shipped, lane_of, largest_of
+from gptq_diff.capture.looks import Looker, figures_of
 from gptq_diff.capture.stage import AsStaged, Site, Stage, Strip
 from gptq_diff.errors import CaptureError
 
@@ -36,7 +38,9 @@ RING_BYTES = 2**30
 LEAST_BYTES = 8 * 2**20
 """Of the last chunk of a step."""
 LARGE = 2**22
-"""Values of x and y together; a larger call is told, and its linears are copied apart."""
+"""Values of x and y together; a larger call that is not looked at is told, and its linears are copied apart."""
+FIGURES = 2**14
+"""Of the calls of one chunk that are looked at."""
 
 
 @dataclass
@@ -46,7 +50,8 @@ class Chunk:
     strip: the memory beside the engine that they are staged in; None once it is used again. used: values there.
     width: what divides every tensor's columns. indexes: the places of every call's linears in
     the step. after: biases, handed on after the calls; layers: the places of all linears of the step, for those.
-    landed: the same values in host memory; None where that is not wanted.
+    landed: the same values in host memory; None where that is not wanted. looked: whether figures came of looks.
+    dtype: of the values.
     """
 
     step: int
@@ -59,6 +64,8 @@ class Chunk:
     layers: dict[str, int] = field(default_factory=dict)
     landed: torch.Tensor | None = None
     shipped: Shipped | None = None
+    looked: bool = False
+    dtype: torch.dtype | None = None
 
     @property
     def values(self) -> torch.Tensor:
@@ -111,6 +118,7 @@ class Staging:
         self._gone = 0  # values of this step that have left
         self.expected = 0
         stage.most = LARGE if wants_tensors else sys.maxsize
+        stage.copies = wants_tensors
         self.drain: Drain[Chunk] = Drain(settle, RING_BYTES, beside=beside)
 
     def begin_step(self, step: int, expected: int = 0) -> None:
@@ -121,16 +129,19 @@ class Staging:
         self.drain.wake_if_crowded()
 
     def add(self, site: Site, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
-        """Copy x and y, of one dtype and device: one launch, of a large call one a linear besides.
+        """Copy x and y, of one dtype and device: one launch, for a large call that is not looked at one a linear more.
 
-        A call given the very tensor before shares its x.
+        A call given the very tensor before shares its x, unless it is looked at.
         """
         last, stage = self._last, self._stage
+        if stage.looker is not None and stage.looker.takes(site.parts, x_MK, y_MN):
+            self._look(stage.looker, site, x_MK, y_MN)
+            return
         if last is not None and last.x_MK is x_MK and last.calls == len(stage.calls):
             self._add_shared(last, site, y_MN)
             return
         total = x_MK.numel() + y_MN.numel()
-        if stage.at + total > stage.room or stage.dtype is not x_MK.dtype:
+        if stage.at + total > stage.room or stage.dtype is not x_MK.dtype or stage.told_room:
             self._next(total, x_MK)
         at = stage.at
         views = stage.views.get((at, x_MK.shape, y_MN.shape)) or stage.view(at, x_MK, y_MN)
@@ -141,8 +152,23 @@ class Staging:
         else:
             stage.way(views, x_MK, y_MN)
         stage.at = at + total
-        stage.calls.append((site, at, x_MK.shape, y_MN.shape, True, apart))
+        stage.calls.append((site, at, x_MK.shape, y_MN.shape, True, apart, 0))
         self._last = _Last(x_MK, views.flat, len(stage.calls))
+
+    def _look(self, looker: Looker, site: Site, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
+        """Look at a call, wherever its tensors lie."""
+        stage, figures = self._stage, figures_of(site.parts)
+        total = x_MK.numel() + y_MN.numel() if self._wants else 0
+        full = stage.at + total > stage.room or stage.told + figures > stage.told_room
+        if full or stage.dtype is not x_MK.dtype:
+            self._next(total, x_MK, looked=True)
+        look = stage.look(looker, site.parts, x_MK, y_MN, None)
+        if not look(x_MK, y_MN):
+            done = look(*(t.clone(memory_format=torch.contiguous_format) for t in (x_MK, y_MN)))
+            assert done, "a copy lies as it has to"
+        stage.calls.append((site, stage.at, x_MK.shape, y_MN.shape, True, True, stage.told))
+        stage.at, stage.told = stage.at + total, stage.told + figures
+        self._last = None
 
     def _add_shared(self, last: _Last, site: Site, y_MN: torch.Tensor) -> None:
         """Copy y alone, and ask whether x still is what was copied of it."""
@@ -154,7 +180,7 @@ class Staging:
             self._next(total, x_MK)
         assert stage.strip is not None
         stage.strip.values.narrow(0, stage.at, total).copy_(y_MN.reshape(-1))
-        stage.calls.append((site, stage.at, x_MK.shape, y_MN.shape, False, False))
+        stage.calls.append((site, stage.at, x_MK.shape, y_MN.shape, False, False, 0))
         stage.at += total
         self._last = _Last(x_MK, kept, len(stage.calls))
 
@@ -192,30 +218,33 @@ class Staging:
         self._away.clear()
         self._stage.close()
 
-    def _next(self, total: int, like: torch.Tensor) -> None:
-        """Ship the chunk at hand and open one that has room for that many values."""
+    def _next(self, total: int, like: torch.Tensor, *, looked: bool = False) -> None:
+        """Ship the chunk at hand and open one that has room for that many values; looked: and for figures."""
         self.ship()
         if self._stage.lane is None:
             self._stage.lane = lane_of(like)
-        strip = self._memory(self._stage.lane, total, like.dtype)
+        strip = self._memory(self._stage.lane, total, like.dtype, looked=looked)
+        if strip.told is not None:
+            strip.told.zero_()
         room = len(strip.values)
         if self._wants and self.expected:
             least = LEAST_BYTES // like.dtype.itemsize
             room = min(room, max(total, least, (self.expected - self._gone) // 2))
         self._stage.open(strip, room)
 
-    def _memory(self, lane: Lane, total: int, dtype: torch.dtype) -> Strip:
+    def _memory(self, lane: Lane, total: int, dtype: torch.dtype, *, looked: bool) -> Strip:
         """New while there is little of it, else that of the chunk that left first, once it has been read."""
-        stage, usual = self._stage, CHUNK_BYTES // dtype.itemsize
+        stage, usual = self._stage, self._usual(dtype, looked=looked)
         while len(self._away) >= STAGED:
             self._reclaim(self._away.popleft())
         size = max(total, usual)
         while True:
-            strip = stage.lowest(size, dtype) if size == usual else None
+            strip = stage.lowest(size, dtype, looked=looked) if size == usual else None
             if strip is not None:
                 return strip
             try:
                 values = lane.staged(size, dtype)
+                told = lane.staged(FIGURES, torch.int32) if looked else None
             except torch.cuda.OutOfMemoryError:
                 if self._away:
                     self._reclaim(self._away.popleft())  # fewer have to do
@@ -225,21 +254,25 @@ class Staging:
                     raise
                 continue
             stage.made += 1
-            return Strip(stage.made, values)
+            return Strip(stage.made, values, told)
+
+    def _usual(self, dtype: torch.dtype, *, looked: bool) -> int:
+        """Values of a strip: none where looks tell all that is wanted."""
+        return 0 if looked and not self._wants else CHUNK_BYTES // dtype.itemsize
 
     def _reclaim(self, old: Chunk, *, settled: bool = False) -> None:
         """Its strip may be used again; one of another size than usual is let go. settled: all was said of it."""
         strip, shipped = old.strip, old.shipped
         assert strip is not None
         assert shipped is not None
-        if self._wants:
+        if self._wants or old.looked:
             shipped.before_reuse()
         else:
             shipped.wait()
-            if not settled and not bool(torch.isfinite(shipped.largest).all()):  # how many are not is to be counted yet
+            if not settled and not bool(torch.isfinite(shipped.figures).all()):  # how many are not is to be counted yet
                 old.landed = strip.values.to("cpu", copy=True)
         old.strip = None
-        if len(strip.values) == CHUNK_BYTES // strip.values.dtype.itemsize:
+        if len(strip.values) == self._usual(strip.values.dtype, looked=old.looked):
             self._stage.free.append(strip)
 
     def ship(self) -> None:
@@ -249,22 +282,32 @@ class Staging:
             return
         lane = stage.lane
         assert lane is not None
-        chunk = Chunk(self._step, stage.strip, stage.calls, stage.at)
+        chunk = Chunk(self._step, stage.strip, stage.calls, stage.at, looked=stage.told_room > 0, dtype=stage.dtype)
+        find: Find
+        if stage.strip.told is not None:
+            find = partial(_known, stage.strip.told.narrow(0, 0, stage.told))
+        else:
+            chunk.width = gcd(*{n for call in chunk.calls for n in (call[2][1], call[0].parts.unit)})
+            find = partial(largest_of, width=chunk.width)
         last = self._last
         self._last = last._replace(calls=0) if last is not None and last.calls == len(stage.calls) else None
         stage.close()
         self._number(chunk)
         self._gone += chunk.used
-        chunk.width = gcd(*{n for call in chunk.calls for n in (call[2][1], call[0].parts.unit)})
         used, nbytes = chunk.values.narrow(0, 0, chunk.used), 0
         if self._wants:
             nbytes = used.nbytes
             self.drain.room_for(nbytes)
             chunk.landed = lane.landing(chunk.used, used.dtype)
-        chunk.shipped = lane.ship(used, chunk.width, chunk.landed)
+        chunk.shipped = lane.ship(used, find, chunk.landed)
         self._newest = chunk.shipped
         self._away.append(chunk)
         self.drain.put(chunk, nbytes)
+
+
+def _known(figures: torch.Tensor, _staged: torch.Tensor) -> torch.Tensor:
+    """Found before."""
+    return figures
 
 
 def _copy_apart(to: torch.Tensor, y_MN: torch.Tensor, widths: tuple[int, ...]) -> None:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gptq_diff.capture import staging
 from gptq_diff.capture import tap as taps
 from gptq_diff.capture.call import Call, Fused, Sink
-from gptq_diff.capture.lanes import HostLane, Shipped
+from gptq_diff.capture.lanes import Find, HostLane, Shipped
 from gptq_diff.capture.store import NullSink
 from gptq_diff.capture.tap import Tap
 from gptq_diff.errors import CaptureError
@@ -110,12 +110,12 @@ class CountingLane(HostLane):
         self.made.append(values)
         return super().staged(values, dtype)
 
-    def ship(self, staged: torch.Tensor, width: int, landing: torch.Tensor | None) -> Shipped:
-        shipped = super().ship(staged, width, landing)
+    def ship(self, staged: torch.Tensor, find: Find, landing: torch.Tensor | None) -> Shipped:
+        shipped = super().ship(staged, find, landing)
         lane = self
 
         class Watched(Shipped):
-            largest = shipped.largest
+            figures = shipped.figures
 
             def wait(self) -> None:
                 shipped.wait()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from gptq_diff.capture.lanes import HostLane, Shipped
+from gptq_diff.capture.lanes import Find, HostLane, Shipped
 
 GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
 
@@ -33,9 +33,9 @@ class FakeLane(HostLane):
     def staged(self, values: int, dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(values, dtype=dtype, device="cuda")
 
-    def ship(self, staged: torch.Tensor, width: int, landing: torch.Tensor | None) -> Shipped:
-        shipped = super().ship(staged, width, landing)
-        shipped.largest = shipped.largest.cpu()
+    def ship(self, staged: torch.Tensor, find: Find, landing: torch.Tensor | None) -> Shipped:
+        shipped = super().ship(staged, find, landing)
+        shipped.figures = shipped.figures.cpu()
         return shipped
 
 

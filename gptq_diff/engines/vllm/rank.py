@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gptq_diff.capture.bias_step import BiasStep, bias_step
+from gptq_diff.capture.cuda.kernel import looker_of
 from gptq_diff.capture.stage import Site, Stage, site
 from gptq_diff.capture.tap import Fused, Tap
 from gptq_diff.capture.ways import fastest
@@ -70,7 +71,8 @@ class Rank:
             linear.parts[0].rows + sum(part.last - part.first for part in linear.parts)
             for linear in self._choice.judged
         )
-        self._stage.way = fastest(device_of(self._choice.judged))
+        device = device_of(self._choice.judged)
+        self._stage.way, self._stage.looker = fastest(device), looker_of(device)
         gemm = [linear for linear in self._choice.judged if linear.path == GEMM]
         if gemm and self._guard is None:
             self._guard = PathGuard(vllm_ops(), str(next(gemm[0].module.parameters()).device))
@@ -173,8 +175,8 @@ class Rank:
             return sites[ran]
 
         if path is None or path == GEMM:
-            return Told(record, Staged(self._stage, site_of_call))
-        return Told(record, Staged(self._stage, site(parts, path)))
+            return Told(record, Staged(self._stage, site_of_call, parts))
+        return Told(record, Staged(self._stage, site(parts, path), parts))
 
     def _taken(self, linear: FusedLinear) -> str:
         """The path of the call of gptq_gemm that this module has just made."""

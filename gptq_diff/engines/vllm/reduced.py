@@ -25,7 +25,8 @@ class Reduced:
     def __init__(self, name: str, module: nn.Module, columns: int, stage: Stage) -> None:
         self.name = name
         self._module = module
-        self._staged = stager(stage, site(Fused((name,), (columns,)), ALL_REDUCE, ALL_REDUCE))
+        parts = Fused((name,), (columns,))
+        self._staged = stager(stage, site(parts, ALL_REDUCE, ALL_REDUCE), parts)
 
     @contextlib.contextmanager
     def watched(self, tap: Tap) -> Iterator[None]:
@@ -49,7 +50,7 @@ class Reduced:
             if not summand:
                 raise CaptureError(f"{self.name} was reduced without a kernel call", "this model is not understood")
             ours, whole = in_rows(summand.pop()), in_rows(total)
-            if not self._staged(ours, whole):
+            if not self._staged(ours, whole, None):
                 tap.record(self.name, ours, whole, ALL_REDUCE, part=ALL_REDUCE)
 
         method.apply = kept

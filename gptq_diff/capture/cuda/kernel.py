@@ -1,0 +1,105 @@
+"""Looks at kernel calls on an NVIDIA GPU: the kernel of seen.cu, launched through the driver."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from functools import lru_cache
+from importlib.resources import files
+
+import torch
+
+from gptq_diff.capture.call import Fused
+from gptq_diff.capture.cuda.driver import Driver, raw_stream
+from gptq_diff.capture.looks import INFINITY, MOST_PARTS, Look, Looker
+
+THREADS = 256
+"""Of a block; as in seen.cu."""
+BLOCKS_A_PROCESSOR = 8
+UNIT = 8
+"""Values of a vector."""
+
+_STATIC = struct.Struct(f"=QQQQIIII{MOST_PARTS}I7I")
+"""struct Seen from `to` on, then CUlaunchConfig up to its sharedMemBytes."""
+_CALL = struct.Struct(f"=QQ{_STATIC.size}s")
+_SEEN_BYTES = 64 + 4 * MOST_PARTS
+_CONFIG_BYTES = 56
+_STREAM_AT = _SEEN_BYTES + 32
+"""CUlaunchConfig: seven unsigned int and padding, then the stream, the attributes and their number."""
+
+
+class CudaLooker(Looker):
+    """One GPU's. What a launch needs lies in one piece of memory that every look writes its own part of."""
+
+    unit = UNIT
+
+    def __init__(self, driver: Driver, function: ctypes.c_void_p, device: torch.device, processors: int) -> None:
+        self._driver = driver
+        self._function = function
+        self._device = device.index or 0
+        self._most_blocks = BLOCKS_A_PROCESSOR * processors
+        self._memory = (ctypes.c_uint64 * ((_SEEN_BYTES + _CONFIG_BYTES) // 8))()
+        address = ctypes.addressof(self._memory)
+        self._arguments = (ctypes.c_void_p * 1)(address)
+        self._config = ctypes.c_void_p(address + _SEEN_BYTES)
+        self._stream = 0
+
+    def prepared(
+        self, parts: Fused, x_MK: torch.Tensor, y_MN: torch.Tensor, to: torch.Tensor | None, told: torch.Tensor,
+        bias_N: torch.Tensor | None,
+    ) -> Look:  # fmt: skip
+        """One launch; x and y have to be contiguous and to begin at multiples of 16 bytes."""
+        rows, columns = y_MN.shape
+        if to is not None and to.data_ptr() % 16:
+            return _refuses
+        widths = [width // UNIT for width in parts.widths]
+        most = max(x_MK.numel() // UNIT, rows * max(widths), 1)
+        blocks = min(self._most_blocks, -(-most // THREADS))
+        own = _STATIC.pack(
+            0 if to is None else to.data_ptr(), 0 if bias_N is None else bias_N.data_ptr(), told.data_ptr(),
+            x_MK.numel() // UNIT, rows, columns // UNIT, len(widths), INFINITY[x_MK.dtype],
+            *widths, *[0] * (MOST_PARTS - len(widths)), blocks, 1, 1, THREADS, 1, 1, 0,
+        )  # fmt: skip
+        fill, memory, launch, function = _CALL.pack_into, self._memory, self._driver.launch, self._function
+        config, arguments, device, stream_of = self._config, self._arguments, self._device, raw_stream()
+
+        def look(x_MK: torch.Tensor, y_MN: torch.Tensor) -> bool:
+            x, y = x_MK.data_ptr(), y_MN.data_ptr()
+            if (x | y) & 15 or not x_MK.is_contiguous() or not y_MN.is_contiguous():
+                return False
+            stream = stream_of(device)
+            if stream != self._stream:
+                self._use(stream)
+            fill(memory, 0, x, y, own)
+            code = launch(config, function, arguments, None)
+            if code:
+                raise self._driver.refused(code)
+            return True
+
+        return look
+
+    def _use(self, stream: int) -> None:
+        """Launch there from now on."""
+        struct.pack_into("=Q", self._memory, _STREAM_AT, stream)
+        self._stream = stream
+
+
+def _refuses(_x_MK: torch.Tensor, _y_MN: torch.Tensor) -> bool:
+    """No call can be looked at there."""
+    return False
+
+
+@lru_cache
+def looker_of(device: torch.device) -> Looker | None:
+    """The one for that GPU; None on a CPU, and where the driver is missing or does not take the kernel."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        return None
+    driver = Driver.found()
+    if driver is None:
+        return None
+    with torch.cuda.device(device):
+        torch.zeros(1, device=device)  # makes torch's context current
+        function = driver.function(files(__package__).joinpath("seen.ptx").read_bytes(), "seen")
+    if function is None:
+        return None
+    return CudaLooker(driver, function, device, torch.cuda.get_device_properties(device).multi_processor_count)
