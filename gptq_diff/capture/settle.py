@@ -23,10 +23,10 @@ class Settling:
             return
         chunk.arrive()
         ask = figures_in(chunk)
-        for call, indexes in zip(chunk.calls, chunk.indexes):
-            self._hand_on(chunk, call, indexes, ask)
+        for call in chunk.calls:
+            self._hand_on(chunk, call, ask)
 
-    def _hand_on(self, chunk: Chunk, call: AsStaged, indexes: tuple[int, ...], ask: Ask) -> None:
+    def _hand_on(self, chunk: Chunk, call: AsStaged, ask: Ask) -> None:
         """Every linear of one kernel call."""
         site, offset, (rows, inner), _, own_x, _, _ = call
         wanted, widths, figures = self._sink.wants_tensors, site.parts.widths, ask(call)
@@ -37,7 +37,7 @@ class Settling:
         for i, (layer, y_size) in enumerate(zip(site.parts.layers, figures.y)):
             own = own_x and i == 0  # the others of a fused kernel share it with the first
             told = Call(
-                chunk.step, indexes[i], layer, site.path, rows, inner, widths[i], self._x_size, y_size,
+                chunk.step, chunk.layers[layer], layer, site.path, rows, inner, widths[i], self._x_size, y_size,
                 None if own else self._x_name, site.part, site.first,
             )  # fmt: skip
             self._sink.take(told, x_MK if own else None, parts[i].contiguous() if parts is not None else None)

@@ -48,8 +48,8 @@ class Chunk:
     """Some calls of one step, in order.
 
     strip: the memory beside the engine that they are staged in; None once it is used again. used: values there.
-    width: what divides every tensor's columns. indexes: the places of every call's linears in
-    the step. after: biases, handed on after the calls; layers: the places of all linears of the step, for those.
+    width: what divides every tensor's columns. after: biases, handed on after the calls.
+    layers: the places of the linears of the step.
     landed: the same values in host memory; None where that is not wanted. looked: whether figures came of looks.
     dtype: of the values.
     """
@@ -59,7 +59,6 @@ class Chunk:
     calls: list[AsStaged] = field(default_factory=list)
     used: int = 0
     width: int = 0
-    indexes: list[tuple[int, ...]] = field(default_factory=list)
     after: list[BiasStep] = field(default_factory=list)
     layers: dict[str, int] = field(default_factory=dict)
     landed: torch.Tensor | None = None

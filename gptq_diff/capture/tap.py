@@ -124,9 +124,9 @@ class Tap:
         """Whether `record_bias` is to be called: in the prefill alone."""
         return self._step == 0
 
-    def record_bias(self, bias: BiasStep) -> None:
-        """A linear's bias; handed on when the step ends, after all its kernel calls."""
-        self._biases.append(bias)
+    def record_bias(self, *biases: BiasStep) -> None:
+        """Linears' biases; handed on when the step ends, after all its kernel calls."""
+        self._biases += biases
 
     def record_fused(self, parts: Fused, x_MK: torch.Tensor, y_MN: torch.Tensor, path: str) -> None:
         """`record` for every linear of one kernel call, whose outputs lie side by side in y."""
@@ -159,11 +159,22 @@ class Tap:
         return self._staging
 
     def _number(self, chunk: Chunk) -> None:
-        """The places of all calls in a chunk that is about to leave."""
-        for call in chunk.calls:
-            here = call[0]
-            chunk.indexes.append(tuple(map(self._place, here.parts.layers, here.stored)))
-            self.rows_seen.setdefault(call[2][0], here.stored[0])
+        """The places of all calls in a chunk that is about to leave: the engine waits for this, so all at once."""
+        chunk.layers = self._index
+        stored = [name for call in chunk.calls for name in call[0].stored]
+        layers = [name for call in chunk.calls for name in call[0].parts.layers]
+        new = set(stored)
+        if len(new) < len(stored) or not self._seen.isdisjoint(new) or not self.expected.issuperset(layers):
+            for layer, name in zip(layers, stored):
+                self._place(layer, name)  # says which
+        self._seen |= new
+        index = self._index
+        for layer in layers:
+            index.setdefault(layer, len(index))
+        rows = {call[2][0] for call in chunk.calls}
+        if not rows <= self.rows_seen.keys():
+            for call in chunk.calls:
+                self.rows_seen.setdefault(call[2][0], call[0].stored[0])
 
     def _settle(self, chunk: Chunk) -> None:
         """A chunk's calls, then its biases, to the sink."""
@@ -198,8 +209,8 @@ class Tap:
         else:
             for bias in biases:
                 self._take_bias(self._step, self._index[bias.layer], bias)
-        missing = sorted(self.expected.difference(self._index))
-        if missing:
+        if len(self._index) < len(self.expected):
+            missing = sorted(self.expected.difference(self._index))
             raise CaptureError(
                 f"{len(missing)} of {len(self.expected)} quantised linears did not run in step {self._step}, "
                 f"the first is {missing[0]}",
@@ -211,9 +222,12 @@ class Tap:
 
     def _check_biases(self, biases: list[BiasStep]) -> None:
         """Each is of a linear that ran in this step, which has one."""
-        layers = Counter(bias.layer for bias in biases)
-        odd = {layer: "ran twice" for layer, times in layers.items() if times > 1}
-        odd |= dict.fromkeys(layers.keys() - self._index.keys(), "came without its linear")
+        names = [bias.layer for bias in biases]
+        layers = frozenset(names)
+        if len(layers) == len(names) and layers <= self._index.keys():
+            return
+        odd = {layer: "ran twice" for layer, times in Counter(names).items() if times > 1}
+        odd |= dict.fromkeys(sorted(layers - self._index.keys()), "came without its linear")
         for layer, what in odd.items():
             raise CaptureError(
                 f"{stored_name(layer, BIAS)} {what} in step {self._step}", "this model's structure is not understood"

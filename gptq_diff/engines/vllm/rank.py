@@ -135,9 +135,7 @@ class Rank:
         due = self._bias_tap.due
         due.clear()
         due.update(linear.name for linear in self._choice.judged if linear.name not in self._bias_steps)
-        for known in self._bias_steps.values():
-            for step in known:
-                tap.record_bias(step)
+        tap.record_bias(*(step for known in self._bias_steps.values() for step in known))
 
     def _bias_seen(self, linear: FusedLinear, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> None:
         if self._guard is not None:
@@ -150,8 +148,7 @@ class Rank:
         if bool(torch.isfinite(product_RN).all()):
             self._bias_steps[linear.name] = found
         assert self._now is not None
-        for step in found:
-            self._now.tap.record_bias(step)
+        self._now.tap.record_bias(*found)
 
     def _told(self, linear: FusedLinear) -> Told:
         """What is done with one module's calls."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from gptq_diff.engines.vllm.logits import Logits
 from gptq_diff.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 PENDING = 32
-"""Steps whose logits may lie on the GPU before they are fetched."""
+"""Steps whose logits may wait to be looked at."""
 
 
 class Steps:
@@ -44,7 +45,7 @@ class Steps:
         self._tokens: list[int] = []
         self._finite: list[bool] = []
         self._first_logits_V: torch.Tensor | None = None
-        self._pending: list[torch.Tensor] = []  # where the model computed them: the engine does not wait for a look
+        self._pending: list[Logits] = []  # the engine does not wait for a look
 
     @property
     def rows(self) -> int:
@@ -119,26 +120,26 @@ class Steps:
     def end(self, logits: torch.Tensor | None) -> torch.Tensor | None:
         """The logits [1, V] are there; returns what the sampler is to see."""
         if logits is None and not self.samples:
-            self._finish(torch.zeros(1))
+            self._finish(Logits(torch.zeros(1)))
             return None
         if logits is None or logits.shape[0] != 1:
             shape = None if logits is None else list(logits.shape)
             raise CaptureError(f"vLLM computed logits of shape {shape} for one prompt", "its batch is not understood")
         step = self.step
-        self._finish(logits[0].detach().clone())  # the sampler works in place
+        self._finish(Logits(logits[0]))
         if self.forced is None or step >= len(self.forced):
             return logits
         only = torch.full_like(logits, -1e4)
         only[0, self.forced[step]] = 1e4
         return only
 
-    def _finish(self, logits_V: torch.Tensor) -> None:
+    def _finish(self, logits: Logits) -> None:
         self.running = False
         if self.tap is not None:
             self.tap.end_step()
             for rows, name in self.tap.rows_seen.items():
                 self.check_rows(name, rows)
-        self._pending.append(logits_V)
+        self._pending.append(logits)
         self.step += 1
         if len(self._pending) >= PENDING:
             self._look()
@@ -146,13 +147,9 @@ class Steps:
     def _look(self) -> None:
         """Fetch the logits that have been computed."""
         pending, self._pending = self._pending, []
-        if not pending:
-            return
-        looks = torch.stack([
-            torch.stack([torch.isfinite(logits_V).any().long(), torch.argmax(logits_V)]) for logits_V in pending
-        ])  # fmt: skip
-        for finite, token in looks.tolist():
-            self._finite.append(bool(finite))
-            self._tokens.append(token)
-        if self._first_logits_V is None:
-            self._first_logits_V = pending[0].float().cpu()
+        for logits in pending:
+            seen = logits.look()
+            self._finite.append(seen.finite)
+            self._tokens.append(seen.token)
+        if pending and self._first_logits_V is None:
+            self._first_logits_V = pending[0].values()
