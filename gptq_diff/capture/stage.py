@@ -66,6 +66,11 @@ class Strip:
         self.told = told
         self.views: dict[Key, Views] = {}
 
+    def let_go(self) -> None:
+        """Its memory is given back; whoever still knows the strip finds it empty."""
+        self.values, self.told = self.values.new_empty(0), None
+        self.views.clear()
+
 
 class Stage:
     """Where the next call goes.

@@ -247,8 +247,10 @@ class Staging:
             except torch.cuda.OutOfMemoryError:
                 if self._away:
                     self._reclaim(self._away.popleft())  # fewer have to do
-                elif stage.free:
-                    stage.free.clear()  # of another dtype
+                elif stage.free:  # of another dtype
+                    for other in stage.free:
+                        other.let_go()
+                    stage.free.clear()
                 else:
                     raise
                 continue
@@ -273,6 +275,8 @@ class Staging:
         old.strip = None
         if len(strip.values) == self._usual(strip.values.dtype, looked=old.looked):
             self._stage.free.append(strip)
+        else:
+            strip.let_go()
 
     def ship(self) -> None:
         """Send what is staged away, if there is anything."""

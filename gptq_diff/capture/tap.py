@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from types import TracebackType
 from typing import NamedTuple
 
@@ -18,10 +17,10 @@ from gptq_diff.capture.call import Fused as Fused
 from gptq_diff.capture.call import Sink as Sink
 from gptq_diff.capture.call import layer_of as layer_of
 from gptq_diff.capture.call import stored_name as stored_name
+from gptq_diff.capture.numbering import Known, Numbering
 from gptq_diff.capture.settle import Settling
 from gptq_diff.capture.stage import Stage, site
 from gptq_diff.capture.staging import Chunk, Staging
-from gptq_diff.errors import CaptureError
 from gptq_diff.numerics.magnitude import Magnitude, magnitude
 
 
@@ -58,9 +57,8 @@ class Tap:
         self.expected = expected
         self.sink = sink
         self.order: list[str] = []
-        self._step = -1
-        self._seen: set[str] = set()
-        self._index: dict[str, int] = {}  # layers, in order of execution
+        self._known = Known()
+        self._numbering = Numbering(-1, expected, self._known)
         self._last: _Input | None = None
         self._x_size = Magnitude(0.0, 0, 0)  # of the input last looked at here
         self._biases: list[BiasStep] = []
@@ -68,7 +66,6 @@ class Tap:
         self._staging: Staging | None = None
         self._stage: Stage | None = None
         self._expected_values = 0
-        self.rows_seen: dict[int, str] = {}  # of staged calls of this step, once they have left, and who had so many
 
     def __enter__(self) -> Tap:
         return self
@@ -79,17 +76,17 @@ class Tap:
         elif self._staging is not None:
             self._staging.abandon()
 
-    def stage_in(self, stage: Stage) -> None:
+    def stage_in(self, stage: Stage, known: Known) -> None:
         """Calls of a GPU are staged there: by `record`, and by whoever puts some there by itself.
 
-        Asked for before the first call; else they have a stage of their own.
+        Asked for before the first call; else they have a stage of their own. known: what prompts before were like.
         """
         stage.close()
-        self._stage = stage
+        self._stage, self._known = stage, known
 
     def begin_step(self, step: int, expected_values: int = 0) -> None:
         """A forward pass begins; expected_values: of all its inputs and outputs, 0 where that is not known."""
-        self._step, self._seen, self._index, self._last, self.rows_seen = step, set(), {}, None, {}
+        self._numbering, self._last = Numbering(step, self.expected, self._known), None
         self._expected_values = expected_values
         if self._staging is not None:
             self._staging.begin_step(step, expected_values)
@@ -103,7 +100,7 @@ class Tap:
             return
         self._hand_on()
         stored = stored_name(layer, part)
-        index = self._place(layer, stored)
+        index = self._numbering.call(layer, stored)
         last = self._last
         shared = last is not None and last.is_also(x_MK)
         copy_MK = None
@@ -113,8 +110,8 @@ class Tap:
             self._x_size = magnitude(copy_MK)
         wanted = self.sink.wants_tensors
         call = Call(
-            self._step, index, layer, path, x_MK.shape[0], x_MK.shape[1], y_MN.shape[1], self._x_size, magnitude(y_MN),
-            last.layer if shared else None, part, first,
+            self._numbering.step, index, layer, path, x_MK.shape[0], x_MK.shape[1], y_MN.shape[1], self._x_size,
+            magnitude(y_MN), last.layer if shared else None, part, first,
         )  # fmt: skip
         y_copy_MN = y_MN.clone(memory_format=torch.contiguous_format) if wanted else None
         self.sink.take(call, copy_MK if wanted else None, y_copy_MN)
@@ -122,7 +119,7 @@ class Tap:
     @property
     def asks_bias(self) -> bool:
         """Whether `record_bias` is to be called: in the prefill alone."""
-        return self._step == 0
+        return self._numbering.step == 0
 
     def record_bias(self, *biases: BiasStep) -> None:
         """Linears' biases; handed on when the step ends, after all its kernel calls."""
@@ -136,18 +133,6 @@ class Tap:
         for layer, columns_MN in zip(parts.layers, torch.split(y_MN, list(parts.widths), dim=1)):
             self.record(layer, x_MK, columns_MN, path)
 
-    def _place(self, layer: str, stored: str) -> int:
-        """The layer's place in this step's order of execution; refused where the call may not come."""
-        if stored in self._seen:
-            raise CaptureError(f"{stored} ran twice in step {self._step}", "this model's structure is not understood")
-        if layer not in self.expected:
-            raise CaptureError(
-                f"{layer} ran in step {self._step}, and is none of the quantised linears of the checkpoint",
-                "this model's structure is not understood",
-            )
-        self._seen.add(stored)
-        return self._index.setdefault(layer, len(self._index))
-
     def _later(self) -> Staging:
         """Where calls of a GPU are staged."""
         if self._staging is None:
@@ -155,26 +140,13 @@ class Tap:
             beside = self.sink.later and wanted
             stage = self._stage or Stage()
             self._staging = Staging(self._settle, self._number, stage, wants_tensors=wanted, beside=beside)
-            self._staging.begin_step(self._step, self._expected_values)
+            self._staging.begin_step(self._numbering.step, self._expected_values)
         return self._staging
 
     def _number(self, chunk: Chunk) -> None:
-        """The places of all calls in a chunk that is about to leave: the engine waits for this, so all at once."""
-        chunk.layers = self._index
-        stored = [name for call in chunk.calls for name in call[0].stored]
-        layers = [name for call in chunk.calls for name in call[0].parts.layers]
-        new = set(stored)
-        if len(new) < len(stored) or not self._seen.isdisjoint(new) or not self.expected.issuperset(layers):
-            for layer, name in zip(layers, stored):
-                self._place(layer, name)  # says which
-        self._seen |= new
-        index = self._index
-        for layer in layers:
-            index.setdefault(layer, len(index))
-        rows = {call[2][0] for call in chunk.calls}
-        if not rows <= self.rows_seen.keys():
-            for call in chunk.calls:
-                self.rows_seen.setdefault(call[2][0], call[0].stored[0])
+        """The places of all calls in a chunk that is about to leave."""
+        self._numbering.chunk(chunk.calls)
+        chunk.layers = self._numbering.index
 
     def _settle(self, chunk: Chunk) -> None:
         """A chunk's calls, then its biases, to the sink."""
@@ -201,37 +173,23 @@ class Tap:
         biases, self._biases = self._biases, []
         if self._staging is not None:
             self._staging.ship()
-        self._check_biases(biases)
+        numbering = self._numbering
+        numbering.end(biases)
         if self._staging is not None:
-            self._staging.end_step(biases, self._index)
+            self._staging.end_step(biases, numbering.index)
             if not self.sink.later:
                 self._staging.drain.finish()
         else:
             for bias in biases:
-                self._take_bias(self._step, self._index[bias.layer], bias)
-        if len(self._index) < len(self.expected):
-            missing = sorted(self.expected.difference(self._index))
-            raise CaptureError(
-                f"{len(missing)} of {len(self.expected)} quantised linears did not run in step {self._step}, "
-                f"the first is {missing[0]}",
-                "the engine bypasses the tap on them (a fused or compiled path?)",
-            )
-        if self._step == 0:
-            self.order = list(self._index)
+                self._take_bias(numbering.step, numbering.index[bias.layer], bias)
+        if numbering.step == 0:
+            self.order = list(numbering.index)
         self._last = None
 
-    def _check_biases(self, biases: list[BiasStep]) -> None:
-        """Each is of a linear that ran in this step, which has one."""
-        names = [bias.layer for bias in biases]
-        layers = frozenset(names)
-        if len(layers) == len(names) and layers <= self._index.keys():
-            return
-        odd = {layer: "ran twice" for layer, times in Counter(names).items() if times > 1}
-        odd |= dict.fromkeys(sorted(layers - self._index.keys()), "came without its linear")
-        for layer, what in odd.items():
-            raise CaptureError(
-                f"{stored_name(layer, BIAS)} {what} in step {self._step}", "this model's structure is not understood"
-            )
+    @property
+    def rows_seen(self) -> dict[int, str]:
+        """Numbers of rows that staged calls of this step had, once they have left, and who had so many."""
+        return self._numbering.rows
 
     def copied(self) -> None:
         """Wait until the copies of all steps that have ended are in host memory."""

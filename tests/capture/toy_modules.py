@@ -10,6 +10,7 @@ from torch import nn
 
 from gptq_diff.capture.bits import same_bits
 from gptq_diff.capture.call import Fused, Sink
+from gptq_diff.capture.numbering import Known
 from gptq_diff.capture.stage import Stage, site
 from gptq_diff.capture.tap import Tap
 from gptq_diff.engines.vllm.modules import FusedLinear
@@ -51,7 +52,7 @@ class Engine:
         method = Method()
         for module in self.modules.values():
             module.quant_method = method if shared else Method()
-        self.stage, self.told = Stage(), list[str]()
+        self.stage, self.known, self.told = Stage(), Known(), list[str]()
         linears = [FusedLinear(name, module, ()) for name, module in self.modules.items()]
         self.taps = Taps(linears, {}, self._told)
         self.tap = Tap(frozenset(), Copying())
@@ -74,7 +75,7 @@ class Engine:
         self.told.clear()
         given = []
         with Tap(layers, sink) as self.tap, self.taps.in_place():
-            self.tap.stage_in(self.stage)
+            self.tap.stage_in(self.stage, self.known)
             self.tap.begin_step(0, expected)
             for name, x in inputs:
                 module = self.modules[name]

@@ -23,6 +23,7 @@ from gptq_diff.capture import tap as taps
 from gptq_diff.capture.call import Fused
 from gptq_diff.capture.cuda.kernel import looker_of
 from gptq_diff.capture.looks import HostLooker
+from gptq_diff.capture.numbering import Known
 from gptq_diff.capture.stage import Stage, site
 from gptq_diff.capture.store import NullSink
 from gptq_diff.capture.tap import Tap
@@ -64,7 +65,7 @@ class Tree:
         self.x_MK = torch.ones(ROWS, COLUMNS, dtype=torch.float16, device=device)
         self.modules = [Module(self.x_MK.clone()) for _ in range(MODULES)]
         self.linears = [FusedLinear(f"m{i}", module, ()) for i, module in enumerate(self.modules)]
-        self.stage = Stage()
+        self.stage, self.known = Stage(), Known()
         self.sites = {one.name: site(Fused((one.name,), (COLUMNS,)), "marlin") for one in self.linears}
         self.taps = Taps(self.linears, {}, self.told)
         self.tap: Tap | None = None
@@ -91,7 +92,7 @@ class Tree:
         """(seconds of all calls, of a whole prompt with what comes before and after them)."""
         started = time.perf_counter()
         with Tap(frozenset(self.sites), NullSink()) as self.tap, self.taps.in_place():
-            self.tap.stage_in(self.stage)
+            self.tap.stage_in(self.stage, self.known)
             self.tap.begin_step(0)
             calls = self.forward()
             self.tap.end_step()
@@ -156,7 +157,8 @@ def main() -> None:
         a_call = {name: round(seconds / MODULES * 1e6, 2) for name, seconds in best.items()}
         Found(asked.out, what="a call of 256 modules whose kernels take no time, microseconds, the best round").add(
             microseconds=a_call, added={name: round(took - a_call["bare"], 2) for name, took in a_call.items()},
-            copies=copies(device), device=device, way=tree.stage.way.__name__, looker=type(looked.stage.looker).__name__,
+            copies=copies(device), device=device, way=tree.stage.way.__name__,
+            looker=type(looked.stage.looker).__name__,
         )  # fmt: skip
 
 

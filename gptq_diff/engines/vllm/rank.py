@@ -13,6 +13,7 @@ from torch import nn
 
 from gptq_diff.capture.bias_step import BiasStep, bias_step
 from gptq_diff.capture.cuda.kernel import looker_of
+from gptq_diff.capture.numbering import Known
 from gptq_diff.capture.stage import Site, Stage, site
 from gptq_diff.capture.tap import Fused, Tap
 from gptq_diff.capture.ways import fastest
@@ -50,7 +51,7 @@ class Rank:
         self._choice = Choice()
         self._reduced: list[Reduced] = []
         self._tapped = frozenset[str]()
-        self._stage = Stage()
+        self._stage, self._known = Stage(), Known()
         self._taps = Taps((), {}, self._told)
         self._now: _Now | None = None
         self._values_a_row = 0
@@ -131,7 +132,7 @@ class Rank:
         """
         self._now = _Now(steps, tap)
         steps.values_a_row = self._values_a_row
-        tap.stage_in(self._stage)
+        tap.stage_in(self._stage, self._known)
         due = self._bias_tap.due
         due.clear()
         due.update(linear.name for linear in self._choice.judged if linear.name not in self._bias_steps)

@@ -10,6 +10,7 @@ from torch import nn
 
 from gptq_diff.capture import tap as taps
 from gptq_diff.capture.call import ALL_REDUCE
+from gptq_diff.capture.numbering import Known
 from gptq_diff.capture.stage import Stage
 from gptq_diff.capture.tap import Tap
 from gptq_diff.engines.vllm.reduced import Reduced
@@ -54,7 +55,7 @@ def prompt(reduced: Reduced, module: Any, stage: Stage, rows: int, number: int) 
     sink, x = Copying(), torch.arange(rows * K, dtype=torch.float32).view(rows, K)
     module.quant_method.prompt = number
     with Tap(frozenset({"first", "o"}), sink) as tap:
-        tap.stage_in(stage)
+        tap.stage_in(stage, Known())
         tap.begin_step(0)
         tap.record("first", x.clone(), x.clone(), "p")
         with reduced.watched(tap):
