@@ -8,7 +8,7 @@ there is neither, calls are copied by torch's operations (gptq_diff.capture.ways
 from __future__ import annotations
 
 import abc
-from typing import Callable
+from typing import Any
 
 import torch
 
@@ -19,8 +19,8 @@ MOST_PARTS = 8
 INFINITY = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80}
 """By dtype of x and y: the bits of an infinity. No other dtype is looked at."""
 
-Look = Callable[[torch.Tensor, torch.Tensor], bool]
-"""Looks at x [M, K] and y [M, N] of one call; False, and nothing done, where they do not lie as they have to."""
+Prepared = Any
+"""What a looker needs of a place to look at calls there again and again."""
 
 
 def figures_of(parts: Fused) -> int:
@@ -61,13 +61,17 @@ class Looker(abc.ABC):
     def prepared(
         self, parts: Fused, x_MK: torch.Tensor, y_MN: torch.Tensor, to: torch.Tensor | None, told: torch.Tensor,
         bias_N: torch.Tensor | None,
-    ) -> Look:  # fmt: skip
-        """A look at calls like that one, to be used again and again.
+    ) -> Prepared:  # fmt: skip
+        """For `look` at calls like that one.
 
         to: flat, as many values as x and y have; x goes there, then every linear's columns by themselves. None: nothing
         is copied. told: int32 [figures_of(parts)], zeros; figures are combined with what is there. bias_N: added to y
-        once y was read.
+        once y was read. All three are held by whoever asks, as long as they are looked at.
         """
+
+    @abc.abstractmethod
+    def look(self, prepared: Prepared, x_MK: torch.Tensor, y_MN: torch.Tensor) -> bool:
+        """Look at x [M, K] and y [M, N] of a call; False, and nothing done, where they do not lie as they have to."""
 
 
 class HostLooker(Looker):
@@ -78,23 +82,23 @@ class HostLooker(Looker):
     def prepared(
         self, parts: Fused, x_MK: torch.Tensor, y_MN: torch.Tensor, to: torch.Tensor | None, told: torch.Tensor,
         bias_N: torch.Tensor | None,
-    ) -> Look:  # fmt: skip
-        """Torch's operations."""
+    ) -> Prepared:  # fmt: skip
+        """What it was given, the copy's places by themselves."""
         sizes = [x_MK.numel(), *(y_MN.shape[0] * width for width in parts.widths)]
-        places = None if to is None else torch.split(to, sizes)
+        return parts.widths, None if to is None else torch.split(to, sizes), told, bias_N
 
-        def look(x_MK: torch.Tensor, y_MN: torch.Tensor) -> bool:
-            if not (x_MK.is_contiguous() and y_MN.is_contiguous()):
-                return False
-            for i, values in enumerate((x_MK, *torch.split(y_MN, list(parts.widths), dim=1))):
-                if places is not None:
-                    places[i].copy_(values.reshape(-1))
-                _tell(told[3 * i : 3 * i + 3], values)
-            if bias_N is not None:
-                y_MN.add_(bias_N)
-            return True
-
-        return look
+    def look(self, prepared: Prepared, x_MK: torch.Tensor, y_MN: torch.Tensor) -> bool:
+        """By torch's operations."""
+        if not (x_MK.is_contiguous() and y_MN.is_contiguous()):
+            return False
+        widths, places, told, bias_N = prepared
+        for i, values in enumerate((x_MK, *torch.split(y_MN, list(widths), dim=1))):
+            if places is not None:
+                places[i].copy_(values.reshape(-1))
+            _tell(told[3 * i : 3 * i + 3], values)
+        if bias_N is not None:
+            y_MN.add_(bias_N)
+        return True
 
 
 def _tell(told: torch.Tensor, values: torch.Tensor) -> None:

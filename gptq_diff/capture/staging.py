@@ -140,17 +140,18 @@ class Staging:
             self._add_shared(last, site, y_MN)
             return
         total = x_MK.numel() + y_MN.numel()
-        if stage.at + total > stage.room or stage.dtype is not x_MK.dtype or stage.told_room:
+        if not stage.has_room(total, 0) or stage.dtype is not x_MK.dtype:
             self._next(total, x_MK)
+        assert stage.opening is not None
         at = stage.at
-        views = stage.views.get((at, x_MK.shape, y_MN.shape)) or stage.view(at, x_MK, y_MN)
+        views = stage.opening.strip.view(at, x_MK, y_MN)
         apart = total > stage.most and len(site.parts.widths) > 1
         if apart:
             views.parts[0].copy_(x_MK)
             _copy_apart(views.parts[1].view(-1), y_MN, site.parts.widths)
         else:
             stage.way(views, x_MK, y_MN)
-        stage.at = at + total
+        stage.position = stage.after(total, 0)
         stage.calls.append((site, at, x_MK.shape, y_MN.shape, True, apart, 0))
         self._last = _Last(x_MK, views.flat, len(stage.calls))
 
@@ -158,15 +159,15 @@ class Staging:
         """Look at a call, wherever its tensors lie."""
         stage, figures = self._stage, figures_of(site.parts)
         total = x_MK.numel() + y_MN.numel() if self._wants else 0
-        full = stage.at + total > stage.room or stage.told + figures > stage.told_room
-        if full or stage.dtype is not x_MK.dtype:
+        if not stage.has_room(total, figures) or stage.dtype is not x_MK.dtype:
             self._next(total, x_MK, looked=True)
-        look = stage.look(looker, site.parts, x_MK, y_MN, None)
-        if not look(x_MK, y_MN):
-            done = look(*(t.clone(memory_format=torch.contiguous_format) for t in (x_MK, y_MN)))
+        prepared = stage.prepared(looker, site.parts, x_MK, y_MN, None)
+        if not looker.look(prepared, x_MK, y_MN):
+            copies = (t.clone(memory_format=torch.contiguous_format) for t in (x_MK, y_MN))
+            done = looker.look(prepared, *copies)
             assert done, "a copy lies as it has to"
         stage.calls.append((site, stage.at, x_MK.shape, y_MN.shape, True, True, stage.told))
-        stage.at, stage.told = stage.at + total, stage.told + figures
+        stage.position = stage.after(total, figures)
         self._last = None
 
     def _add_shared(self, last: _Last, site: Site, y_MN: torch.Tensor) -> None:
@@ -174,13 +175,13 @@ class Staging:
         x_MK, stage = last.x_MK, self._stage
         self._changed.append(other_bits(x_MK, last.copy[: x_MK.numel()].view(x_MK.shape)))
         total, kept = y_MN.numel(), last.copy
-        if stage.at + total > stage.room:
+        if not stage.has_room(total, 0):
             kept = kept.clone()  # the chunk that it is a view of leaves
             self._next(total, x_MK)
-        assert stage.strip is not None
-        stage.strip.values.narrow(0, stage.at, total).copy_(y_MN.reshape(-1))
+        assert stage.opening is not None
+        stage.opening.strip.values.narrow(0, stage.at, total).copy_(y_MN.reshape(-1))
         stage.calls.append((site, stage.at, x_MK.shape, y_MN.shape, False, False, 0))
-        stage.at += total
+        stage.position = stage.after(total, 0)
         self._last = _Last(x_MK, kept, len(stage.calls))
 
     def end_step(self, after: list[BiasStep], layers: dict[str, int]) -> None:
@@ -281,14 +282,15 @@ class Staging:
     def ship(self) -> None:
         """Send what is staged away, if there is anything."""
         stage = self._stage
-        if stage.strip is None or not stage.calls:
+        if stage.opening is None or not stage.calls:
             return
+        strip = stage.opening.strip
         lane = stage.lane
         assert lane is not None
-        chunk = Chunk(self._step, stage.strip, stage.calls, stage.at, looked=stage.told_room > 0, dtype=stage.dtype)
+        chunk = Chunk(self._step, strip, stage.calls, stage.at, looked=stage.looks, dtype=stage.dtype)
         find: Find
-        if stage.strip.told is not None:
-            find = partial(_known, stage.strip.told.narrow(0, 0, stage.told))
+        if strip.told is not None:
+            find = partial(_known, strip.told.narrow(0, 0, stage.told))
         else:
             chunk.width = gcd(*{n for call in chunk.calls for n in (call[2][1], call[0].parts.unit)})
             find = partial(largest_of, width=chunk.width)

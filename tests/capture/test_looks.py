@@ -46,7 +46,7 @@ def looked_at(
     told = torch.zeros(figures_of(parts), dtype=torch.int32, device=x.device)
     assert looker.takes(parts, x, y)
     assert bias is None or looker.adds(bias, y)
-    assert looker.prepared(parts, x, y, to, told, bias)(x, y)
+    assert looker.look(looker.prepared(parts, x, y, to, told, bias), x, y)
     return to, told, y
 
 
@@ -106,13 +106,13 @@ def test_the_kernel_refuses_what_does_not_lie_as_it_has_to() -> None:
         x, y = (torch.ones(3, 16, dtype=torch.float16, device=device) for _ in range(2))
         to = torch.zeros(96, dtype=torch.float16, device=device)
         told = torch.zeros(6, dtype=torch.int32, device=device)
-        look = looker.prepared(parts, x, y, to, told, None)
+        prepared = looker.prepared(parts, x, y, to, told, None)
         wide, flat = torch.ones(3, 32, device=device).half(), torch.ones(3 * 16 + 1, device=device).half()
-        assert not look(wide[:, :16], y)
-        assert not look(x, flat[1:].view(3, 16))
+        assert not looker.look(prepared, wide[:, :16], y)
+        assert not looker.look(prepared, x, flat[1:].view(3, 16))
         assert not to.any()
         assert not told.any()
-        assert look(x, y)
+        assert looker.look(prepared, x, y)
         assert told.tolist() == [0x3C00, 0, 0] * 2
 
 

@@ -65,7 +65,7 @@ class Engine:
             self.tap.record_fused(parts, x_MK, y_MN, "p")
 
         there = site(parts, "p")
-        return Told(seen, Staged(self.stage, (lambda: there) if self.asked else there, parts))
+        return Told(seen, Staged(self.stage, there, (lambda: there) if self.asked else None))
 
     def prompt(
         self, inputs: Sequence[tuple[str, torch.Tensor]], sink: Sink, expected: int = 0, names: Sequence[str] = (),

@@ -78,7 +78,7 @@ class Tree:
             assert self.tap is not None
             self.tap.record_fused(here.parts, x_MK, y_MN, "marlin")
 
-        return Told(seen, Staged(self.stage, here, here.parts))
+        return Told(seen, Staged(self.stage, here))
 
     def forward(self) -> float:
         """Seconds of all calls."""

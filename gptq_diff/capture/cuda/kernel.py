@@ -11,7 +11,7 @@ import torch
 
 from gptq_diff.capture.call import Fused
 from gptq_diff.capture.cuda.driver import Driver, raw_stream
-from gptq_diff.capture.looks import INFINITY, MOST_PARTS, Look, Looker
+from gptq_diff.capture.looks import INFINITY, MOST_PARTS, Looker, Prepared
 
 THREADS = 256
 """Of a block; as in seen.cu."""
@@ -42,51 +42,43 @@ class CudaLooker(Looker):
         address = ctypes.addressof(self._memory)
         self._arguments = (ctypes.c_void_p * 1)(address)
         self._config = ctypes.c_void_p(address + _SEEN_BYTES)
-        self._stream = 0
+        self._stream, self._stream_of = 0, raw_stream()
+        self._launch, self._fill = driver.launch, _CALL.pack_into
 
     def prepared(
         self, parts: Fused, x_MK: torch.Tensor, y_MN: torch.Tensor, to: torch.Tensor | None, told: torch.Tensor,
         bias_N: torch.Tensor | None,
-    ) -> Look:  # fmt: skip
-        """One launch; x and y have to be contiguous and to begin at multiples of 16 bytes."""
+    ) -> Prepared:  # fmt: skip
+        """What does not change from call to call of a launch's arguments and of its grid, as bytes."""
         rows, columns = y_MN.shape
-        if to is not None and to.data_ptr() % 16:
-            return _refuses
+        assert to is None or not to.data_ptr() % 16
         widths = [width // UNIT for width in parts.widths]
         most = max(x_MK.numel() // UNIT, rows * max(widths), 1)
         blocks = min(self._most_blocks, -(-most // THREADS))
-        own = _STATIC.pack(
+        return _STATIC.pack(
             0 if to is None else to.data_ptr(), 0 if bias_N is None else bias_N.data_ptr(), told.data_ptr(),
             x_MK.numel() // UNIT, rows, columns // UNIT, len(widths), INFINITY[x_MK.dtype],
             *widths, *[0] * (MOST_PARTS - len(widths)), blocks, 1, 1, THREADS, 1, 1, 0,
         )  # fmt: skip
-        fill, memory, launch, function = _CALL.pack_into, self._memory, self._driver.launch, self._function
-        config, arguments, device, stream_of = self._config, self._arguments, self._device, raw_stream()
 
-        def look(x_MK: torch.Tensor, y_MN: torch.Tensor) -> bool:
-            x, y = x_MK.data_ptr(), y_MN.data_ptr()
-            if (x | y) & 15 or not x_MK.is_contiguous() or not y_MN.is_contiguous():
-                return False
-            stream = stream_of(device)
-            if stream != self._stream:
-                self._use(stream)
-            fill(memory, 0, x, y, own)
-            code = launch(config, function, arguments, None)
-            if code:
-                raise self._driver.refused(code)
-            return True
-
-        return look
+    def look(self, prepared: Prepared, x_MK: torch.Tensor, y_MN: torch.Tensor) -> bool:
+        """One launch on torch's current stream; x and y have to be contiguous, and begin at multiples of 16 bytes."""
+        x, y = x_MK.data_ptr(), y_MN.data_ptr()
+        if (x | y) & 15 or not x_MK.is_contiguous() or not y_MN.is_contiguous():
+            return False
+        stream = self._stream_of(self._device)
+        if stream != self._stream:
+            self._use(stream)
+        self._fill(self._memory, 0, x, y, prepared)
+        code = self._launch(self._config, self._function, self._arguments, None)
+        if code:
+            raise self._driver.refused(code)
+        return True
 
     def _use(self, stream: int) -> None:
         """Launch there from now on."""
         struct.pack_into("=Q", self._memory, _STREAM_AT, stream)
         self._stream = stream
-
-
-def _refuses(_x_MK: torch.Tensor, _y_MN: torch.Tensor) -> bool:
-    """No call can be looked at there."""
-    return False
 
 
 @lru_cache

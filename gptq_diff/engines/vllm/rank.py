@@ -173,8 +173,8 @@ class Rank:
             return sites[ran]
 
         if path is None or path == GEMM:
-            return Told(record, Staged(self._stage, site_of_call, parts))
-        return Told(record, Staged(self._stage, site(parts, path), parts))
+            return Told(record, Staged(self._stage, site(parts, ""), site_of_call))
+        return Told(record, Staged(self._stage, site(parts, path)))
 
     def _taken(self, linear: FusedLinear) -> str:
         """The path of the call of gptq_gemm that this module has just made."""

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from gptq_diff.capture.place import Place, put
 from gptq_diff.capture.stage import Stage, site
 from gptq_diff.capture.tap import ALL_REDUCE, Fused, Tap
 from gptq_diff.engines.vllm.modules import FusedLinear
-from gptq_diff.engines.vllm.taps import in_rows, stager
+from gptq_diff.engines.vllm.taps import in_rows
 from gptq_diff.errors import CaptureError
 
 
@@ -25,8 +26,7 @@ class Reduced:
     def __init__(self, name: str, module: nn.Module, columns: int, stage: Stage) -> None:
         self.name = name
         self._module = module
-        parts = Fused((name,), (columns,))
-        self._staged = stager(stage, site(parts, ALL_REDUCE, ALL_REDUCE), parts)
+        self._stage, self._place = stage, Place(site(Fused((name,), (columns,)), ALL_REDUCE, ALL_REDUCE))
 
     @contextlib.contextmanager
     def watched(self, tap: Tap) -> Iterator[None]:
@@ -50,7 +50,7 @@ class Reduced:
             if not summand:
                 raise CaptureError(f"{self.name} was reduced without a kernel call", "this model is not understood")
             ours, whole = in_rows(summand.pop()), in_rows(total)
-            if not self._staged(ours, whole, None):
+            if not put(self._stage, self._place, ours, whole, None):
                 tap.record(self.name, ours, whole, ALL_REDUCE, part=ALL_REDUCE)
 
         method.apply = kept

@@ -18,9 +18,8 @@ from torch import nn
 
 from gptq_diff.capture.bias_step import runs_for, spread
 from gptq_diff.capture.call import Fused
-from gptq_diff.capture.looks import Look, figures_of
-from gptq_diff.capture.stage import AsStaged, Site, Stage, Strip
-from gptq_diff.capture.ways import Views, Way
+from gptq_diff.capture.place import Place, put
+from gptq_diff.capture.stage import Site, Stage, site
 from gptq_diff.engines.vllm.modules import FusedLinear
 
 Seen = Callable[[torch.Tensor, torch.Tensor], None]
@@ -53,13 +52,12 @@ class BiasTap:
 class Staged:
     """Where a module's calls may be staged right here, as far as there is room, instead of being told.
 
-    site: what they are; where the path depends on the call, a function that is asked after every one. parts: its
-    linears.
+    site: what they are; where their path depends on the call, `ask` says it after every one.
     """
 
     stage: Stage
-    site: Site | Callable[[], Site]
-    parts: Fused
+    site: Site
+    ask: Callable[[], Site] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,8 @@ class Taps:
         for those in by_method.values():
             method, apply = those[0].method, those[0].method.apply
             for linear in those:  # a method that modules share has one tap above the other
-                apply = _tap(linear, apply, told(linear), biases.get(linear.name), of_bias)
+                own = _Tapped(linear, apply, told(linear), biases.get(linear.name), of_bias)
+                apply = partial(_tapped_apply, own)
             self._taps.append((vars(method), apply))
 
     @contextlib.contextmanager
@@ -104,112 +103,6 @@ class Taps:
                     own["apply"] = was
                 else:
                     own.pop("apply", None)
-
-
-class _Place:
-    """Where on the stage a module's last call went: its next one, of as many rows, mostly goes there too.
-
-    strip, at, end, told, told_end: which, from and to where. x_shape, dtype: of its tensors. bias: what its product is
-    given; adds: whether `copy` does that. copy: copies and looks, or says that it cannot. call: as it is staged, where
-    its path does not depend on the call.
-    """
-
-    __slots__ = (
-        "adds",
-        "at",
-        "bias",
-        "call",
-        "copy",
-        "dtype",
-        "end",
-        "strip",
-        "told",
-        "told_end",
-        "x_shape",
-        "y_shape",
-    )
-
-    def __init__(self) -> None:
-        self.strip: Strip | None = None
-        self.at = self.end = -1
-        self.told = self.told_end = 0
-        self.dtype: torch.dtype | None = None
-        self.bias: torch.Tensor | None = None
-        self.adds = False
-        self.copy: Look
-        self.call: AsStaged
-
-    def found(self, stage: Stage, parts: Fused, x: torch.Tensor, y: torch.Tensor, bias_N: torch.Tensor | None) -> bool:
-        """Whether the call can be staged now; if so this is its place."""
-        at, dtype, told, figures = stage.at, stage.dtype, stage.told, 0
-        total = x.numel() + y.numel() if stage.copies or not stage.told_room else 0
-        if total > stage.room - at or x.dtype is not dtype or y.dtype is not dtype or x.dim() != 2:
-            return False
-        self.adds = False
-        if stage.told_room:
-            looker, figures = stage.looker, figures_of(parts)
-            if looker is None or told + figures > stage.told_room or not looker.takes(parts, x, y):
-                return False
-            self.adds = bias_N is not None and looker.adds(bias_N, y)
-            self.copy = stage.look(looker, parts, x, y, bias_N if self.adds else None)
-        elif total > stage.most or (stage.looker is not None and stage.looker.takes(parts, x, y)):
-            return False  # told, which opens a chunk for looks
-        else:
-            self.copy = partial(_copied, stage.way, stage.views.get((at, x.shape, y.shape)) or stage.view(at, x, y))
-        self.strip, self.at, self.end, self.dtype = stage.strip, at, at + total, dtype
-        self.told, self.told_end, self.bias = told, told + figures, bias_N
-        self.x_shape, self.y_shape = x.shape, y.shape
-        return True
-
-    def as_staged(self, site: Site) -> AsStaged:
-        """The call, for the stage."""
-        looked = self.told_end > self.told
-        return site, self.at, self.x_shape, self.y_shape, True, looked, self.told
-
-
-def _copied(way: Way, views: Views, x: torch.Tensor, y: torch.Tensor) -> bool:
-    """By torch's operations, wherever x and y lie."""
-    way(views, x, y)
-    return True
-
-
-Stager = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], bool]
-"""Given x, y and the bias that y is to be given: whether the call was staged; y has its bias then."""
-
-
-def stager(stage: Stage, site: Site | Callable[[], Site], parts: Fused) -> Stager:
-    """Stages a call's x and y right here if there is room, and says whether it did.
-
-    What a prefill waits for is this process, so nothing is done here that can be done before or later. All names are
-    bound: a call costs its launch and 2 to 3 microseconds (benchmarks/gpu/thirty_two/call_cost.py).
-    """
-    ask = site if callable(site) else None
-    place = _Place()
-
-    def staged(x: torch.Tensor, y: torch.Tensor, bias_N: torch.Tensor | None) -> bool:
-        again = place.at == stage.at and place.strip is stage.strip and place.told == stage.told
-        if (
-            not again or place.end > stage.room or place.told_end > stage.told_room
-            or place.dtype is not y.dtype or place.bias is not bias_N or place.x_shape != x.shape
-        ):  # fmt: skip
-            if not place.found(stage, parts, x, y, bias_N):
-                return False
-            if not callable(site):
-                place.call = place.as_staged(site)
-        if not place.copy(x, y):
-            return False
-        stage.at, stage.told = place.end, place.told_end
-        stage.calls.append(place.call if ask is None else place.as_staged(ask()))
-        if bias_N is not None and not place.adds:
-            y.add_(bias_N)
-        return True
-
-    return staged
-
-
-def _never(_x: torch.Tensor, _y: torch.Tensor, _bias_N: torch.Tensor | None) -> bool:
-    """Where calls are told."""
-    return False
 
 
 class _Bias:
@@ -232,32 +125,45 @@ class _Bias:
         return ready[1]
 
 
-def _tap(
-    linear: FusedLinear, apply: Apply, told: Told, bias_read: torch.Tensor | None, of_bias: BiasTap | None
-) -> Apply:
-    """The module's `apply`, its calls seen."""
-    module, seen, own_bias = linear.module, told.seen, _Bias(bias_read)
-    name, due = linear.name, of_bias.due if of_bias is not None else set()
-    there = told.staged
-    staged = _never if there is None else stager(there.stage, there.site, there.parts)
+class _Tapped(Place):
+    """One module with its tap; a place, so that a call finds all that is the module's own in one piece of memory.
 
-    def tapped_apply(layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        if layer is not module:
-            return apply(layer, x, bias)
-        y = apply(layer, x, None)
-        if bias is None:
-            if not staged(x, y, None):
-                seen(in_rows(x), in_rows(y))
-            return y
-        added = own_bias.added_to(y, bias)
-        if not staged(x, y, added):
-            seen(in_rows(x), in_rows(y))
-            y.add_(added)
-        if due and name in due and of_bias is not None:
-            of_bias.look(apply, linear, x, bias)
+    apply: what it had. seen: told its calls where they cannot be staged. own_bias: what is added.
+    """
+
+    __slots__ = ("apply", "linear", "module", "of_bias", "own_bias", "seen", "stage")
+
+    def __init__(
+        self, linear: FusedLinear, apply: Apply, told: Told, bias_read: torch.Tensor | None, of_bias: BiasTap | None
+    ) -> None:
+        staged = told.staged
+        super().__init__(_NOTHING if staged is None else staged.site, None if staged is None else staged.ask)
+        self.stage = Stage() if staged is None else staged.stage  # its own is never opened
+        self.linear, self.module, self.apply, self.seen = linear, linear.module, apply, told.seen
+        self.own_bias, self.of_bias = _Bias(bias_read), of_bias
+
+
+_NOTHING = site(Fused((), ()), "")
+"""What is never staged."""
+
+
+def _tapped_apply(own: _Tapped, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """A module's `apply`, its calls seen."""
+    if layer is not own.module:
+        return own.apply(layer, x, bias)
+    y = own.apply(layer, x, None)
+    if bias is None:
+        if not put(own.stage, own, x, y, None):
+            own.seen(in_rows(x), in_rows(y))
         return y
-
-    return tapped_apply
+    added = own.own_bias.added_to(y, bias)
+    if not put(own.stage, own, x, y, added):
+        own.seen(in_rows(x), in_rows(y))
+        y.add_(added)
+    of_bias = own.of_bias
+    if of_bias is not None and of_bias.due and own.linear.name in of_bias.due:
+        of_bias.look(own.apply, own.linear, x, bias)
+    return y
 
 
 def in_rows(values: torch.Tensor) -> torch.Tensor:
