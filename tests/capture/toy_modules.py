@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from gptq_diff.capture.bits import same_bits
 from gptq_diff.capture.call import Fused, Sink
+from gptq_diff.capture.looks import Looker
 from gptq_diff.capture.numbering import Known
 from gptq_diff.capture.stage import Stage, site
 from gptq_diff.capture.tap import Tap
@@ -46,13 +48,16 @@ class Engine:
     It writes into x and y right after every call. asked: the path is asked for after every call.
     """
 
-    def __init__(self, names: Sequence[str], *, shared: bool = False, asked: bool = False) -> None:
+    def __init__(
+        self, names: Sequence[str], *, shared: bool = False, asked: bool = False, looker: Looker | None = None
+    ) -> None:
         self.asked = asked
         self.modules: dict[str, Any] = {name: nn.Module() for name in names}
         method = Method()
         for module in self.modules.values():
             module.quant_method = method if shared else Method()
         self.stage, self.known, self.told = Stage(), Known(), list[str]()
+        self.stage.looker = looker
         linears = [FusedLinear(name, module, ()) for name, module in self.modules.items()]
         self.taps = Taps(linears, {}, self._told)
         self.tap = Tap(frozenset(), Copying())
@@ -69,9 +74,10 @@ class Engine:
 
     def prompt(
         self, inputs: Sequence[tuple[str, torch.Tensor]], sink: Sink, expected: int = 0, names: Sequence[str] = (),
+        bias: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:  # fmt: skip
         """One step of those calls, of the modules or those named; what they gave, overwritten in the tap's sight."""
-        layers = frozenset(f"{name}.{part}" for name in names or self.modules for part in "qk")
+        layers = _layers_of(tuple(names or self.modules))
         self.told.clear()
         given = []
         with Tap(layers, sink) as self.tap, self.taps.in_place():
@@ -79,7 +85,7 @@ class Engine:
             self.tap.begin_step(0, expected)
             for name, x in inputs:
                 module = self.modules[name]
-                y = module.quant_method.apply(module, x)
+                y = module.quant_method.apply(module, x, bias)
                 given.append(y.clone())
                 x.fill_(7)
                 y.zero_()
@@ -87,9 +93,17 @@ class Engine:
         return given
 
 
-def inputs_of(names: Sequence[str], rows: int, seed: int = 0) -> list[tuple[str, torch.Tensor]]:
+@lru_cache
+def _layers_of(names: tuple[str, ...]) -> frozenset[str]:
+    """The same object for the same modules, as an engine has it."""
+    return frozenset(f"{name}.{part}" for name in names for part in "qk")
+
+
+def inputs_of(
+    names: Sequence[str], rows: int, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> list[tuple[str, torch.Tensor]]:
     draw = torch.Generator().manual_seed(seed)
-    return [(name, torch.randn((rows, K), generator=draw)) for name in names]
+    return [(name, torch.randn((rows, K), generator=draw).to(dtype)) for name in names]
 
 
 def check(sink: KeepingSink, inputs: Sequence[tuple[str, torch.Tensor]], given: Sequence[torch.Tensor]) -> None:

@@ -56,6 +56,7 @@ class Rank:
         self._now: _Now | None = None
         self._values_a_row = 0
         self._bias_steps: dict[str, tuple[BiasStep, ...]] = {}  # by module
+        self._biases_known: tuple[BiasStep, ...] | None = None  # all of those; None before any prompt
         self._bias_tap = BiasTap(self._bias_seen)
         self._guard: PathGuard | None = None
 
@@ -64,7 +65,7 @@ class Rank:
         self._choice = choose(name, self._linears)
         self._reduced = shared_out(self._choice.judged, self._stage) if self._proof.ranks > 1 else []
         self._tapped = frozenset(part.spec.name for linear in self._choice.judged for part in linear.parts)
-        self._bias_steps = {}
+        self._bias_steps, self._biases_known = {}, None
         self._bias_tap = BiasTap(self._bias_seen)
         of_bias = self._bias_tap if self._proof.ranks == 1 else None  # ranks add shares of one, or leave it to one rank
         self._taps = Taps(self._choice.judged, self._proof.biases, self._told, of_bias)
@@ -133,10 +134,12 @@ class Rank:
         self._now = _Now(steps, tap)
         steps.values_a_row = self._values_a_row
         tap.stage_in(self._stage, self._known)
-        due = self._bias_tap.due
-        due.clear()
-        due.update(linear.name for linear in self._choice.judged if linear.name not in self._bias_steps)
-        tap.record_bias(*(step for known in self._bias_steps.values() for step in known))
+        bias_tap = self._bias_tap
+        if bias_tap.looked or self._biases_known is None:
+            bias_tap.looked.clear()
+            bias_tap.due.update(linear.name for linear in self._choice.judged if linear.name not in self._bias_steps)
+            self._biases_known = tuple(step for known in self._bias_steps.values() for step in known)
+        tap.record_bias(*self._biases_known)
 
     def _bias_seen(self, linear: FusedLinear, product_RN: torch.Tensor, with_bias_1N: torch.Tensor) -> None:
         if self._guard is not None:

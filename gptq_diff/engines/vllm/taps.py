@@ -31,16 +31,19 @@ Apply = Callable[..., torch.Tensor]
 class BiasTap:
     """Sees what vLLM's own call gives with the bias, on the first row alone, run once more for this.
 
-    due: names of the modules whose bias is wanted in this prompt. seen: called with the module's record, the spread
-    [3, N] of several runs without bias, and the median [1, N] of as many with it.
+    due: names of the modules whose bias is wanted in this prompt; looked: of those that were asked.
+    seen: called with the module's record, the spread [3, N] of several runs without bias, and the median [1, N] of as
+    many with it.
     """
 
     seen: Callable[[FusedLinear, torch.Tensor, torch.Tensor], None]
     due: set[str] = field(default_factory=set)
+    looked: set[str] = field(default_factory=set)
 
     def look(self, apply: Apply, linear: FusedLinear, x: torch.Tensor, bias: Any) -> None:
         """Run that module's kernel for it."""
         self.due.discard(linear.name)
+        self.looked.add(linear.name)
         row = in_rows(x)[:1].contiguous()
         without, with_bias = (
             spread([in_rows(apply(linear.module, row, added)) for _ in range(runs_for(row))]) for added in (None, bias)
