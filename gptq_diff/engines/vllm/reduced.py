@@ -17,57 +17,86 @@ from gptq_diff.engines.vllm.taps import in_rows
 from gptq_diff.errors import CaptureError
 
 
+class Buffers:
+    """What was seen of the engine's all-reduce: for which numbers of rows it writes its sum elsewhere.
+
+    Summands of so many rows are still there afterwards, and need no copy before. An engine chooses its way by size, so
+    modules of one width share this.
+    """
+
+    def __init__(self) -> None:
+        self.apart: set[int] = set()
+
+
 class Reduced:
     """A module that holds some rows of one linear.
 
     name: the linear's, in the checkpoint. columns: of its output. stage: where its calls are staged on a GPU.
     """
 
-    def __init__(self, name: str, module: nn.Module, columns: int, stage: Stage) -> None:
+    def __init__(self, name: str, module: nn.Module, columns: int, stage: Stage, buffers: Buffers) -> None:
         self.name = name
         self._module = module
         self._stage, self._place = stage, Place(site(Fused((name,), (columns,)), ALL_REDUCE, ALL_REDUCE))
+        self._buffers = buffers
+        self._summand: tuple[torch.Tensor, torch.Tensor] | None = None  # as it was given, and as it is kept
 
     @contextlib.contextmanager
     def watched(self, tap: Tap) -> Iterator[None]:
         """Record, after every forward of the module, this rank's summand (with its bias) and the sum.
 
-        Goes on top of the tap on its kernel: the summand is what `quant_method.apply` gives back, copied at once, since
-        an all-reduce may work in place.
+        Goes on top of the tap on its kernel: the summand is what `quant_method.apply` gives back.
         """
         method: Any = self._module.quant_method
-        before, apply = vars(method).get("apply"), method.apply
-        summand: list[torch.Tensor] = []
+        module: Any = self._module
+        before, apply, forward = vars(method).get("apply"), method.apply, module.forward
+        own_forward = vars(module).get("forward")
+        apart = self._buffers.apart
 
         def kept(layer: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
             y: torch.Tensor = apply(layer, *args, **kwargs)
-            if layer is self._module:
-                summand[:] = [y.detach().clone()]
+            if layer is module:
+                self._summand = (y, y if len(y) in apart else y.clone())
             return y
 
-        def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            total = output[0] if isinstance(output, tuple) else output
-            if not summand:
-                raise CaptureError(f"{self.name} was reduced without a kernel call", "this model is not understood")
-            ours, whole = in_rows(summand.pop()), in_rows(total)
-            if not put(self._stage, self._place, ours, whole, None):
-                tap.record(self.name, ours, whole, ALL_REDUCE, part=ALL_REDUCE)
+        def forward_and_look(*args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            self._look(tap, output[0] if isinstance(output, tuple) else output)
+            return output
 
-        method.apply = kept
-        hook = self._module.register_forward_hook(after)
+        method.apply, module.forward = kept, forward_and_look
         try:
             yield
         finally:
-            hook.remove()
-            if before is None:
-                del method.apply
-            else:
-                method.apply = before
+            self._summand = None
+            for owner, name, was in ((method, "apply", before), (module, "forward", own_forward)):
+                if was is None:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, was)
+
+    def _look(self, tap: Tap, total: torch.Tensor) -> None:
+        """The module has given that sum."""
+        if self._summand is None:
+            raise CaptureError(f"{self.name} was reduced without a kernel call", "this model is not understood")
+        (given, kept), self._summand = self._summand, None
+        if given.data_ptr() != total.data_ptr():
+            self._buffers.apart.add(len(given))
+        elif kept is given:
+            self._buffers.apart.discard(len(given))
+            raise CaptureError(
+                f"vLLM's all-reduce overwrote the summand of {self.name}, which it had left alone before",
+                "run the capture again: it is copied before then",
+            )
+        ours, whole = in_rows(kept), in_rows(total)
+        if not put(self._stage, self._place, ours, whole, None):
+            tap.record(self.name, ours, whole, ALL_REDUCE, part=ALL_REDUCE)
 
 
 def shared_out(linears: Sequence[FusedLinear], stage: Stage) -> list[Reduced]:
     """Those whose rows of W are shared among ranks; a module that leaves the sum to somebody else is refused."""
     found = []
+    by_width: dict[int, Buffers] = {}
     for linear in linears:
         for part in linear.parts:
             if part.rows != part.spec.in_features:
@@ -76,5 +105,7 @@ def shared_out(linears: Sequence[FusedLinear], stage: Stage) -> list[Reduced]:
                         f"vLLM's {linear.name} leaves its sum over the ranks to another module",
                         "this model's structure is not understood",
                     )
-                found.append(Reduced(part.spec.name, linear.module, part.last - part.first, stage))
+                columns = part.last - part.first
+                buffers = by_width.setdefault(columns, Buffers())
+                found.append(Reduced(part.spec.name, linear.module, columns, stage, buffers))
     return found

@@ -13,7 +13,7 @@ from gptq_diff.capture.call import ALL_REDUCE
 from gptq_diff.capture.numbering import Known
 from gptq_diff.capture.stage import Stage
 from gptq_diff.capture.tap import Tap
-from gptq_diff.engines.vllm.reduced import Reduced
+from gptq_diff.engines.vllm.reduced import Buffers, Reduced
 from gptq_diff.errors import CaptureError
 from tests.capture.toy_modules import Copying
 
@@ -70,21 +70,59 @@ def prompt(reduced: Reduced, module: Any, stage: Stage, rows: int, number: int) 
     assert torch.equal(whole, summand * 3)
     assert sink.calls[-1].path == ALL_REDUCE
     assert "apply" not in vars(module.quant_method)
+    assert "forward" not in vars(module)
 
 
 @pytest.mark.parametrize("in_place", [True, False])
 def test_the_summand_and_the_sum_are_those_of_the_call(in_place: bool) -> None:
     """Prompt after prompt, many rows and one; a summand that the all-reduce overwrites is copied before it."""
     module, stage = RowParallel(in_place=in_place), Stage()
-    reduced = Reduced("o", module, N, stage)
+    reduced = Reduced("o", module, N, stage, Buffers())
     for number, rows in enumerate((3, 3, 5, 1, 1, 3)):
         prompt(reduced, module, stage, rows, number)
 
 
 def test_a_module_that_ran_no_kernel_is_refused() -> None:
     module, stage = RowParallel(in_place=False, reduces=False), Stage()
-    reduced = Reduced("o", module, N, stage)
+    reduced = Reduced("o", module, N, stage, Buffers())
     tap = Tap(frozenset({"o"}), Copying())
     tap.begin_step(0)
     with reduced.watched(tap), pytest.raises(CaptureError, match="o was reduced without a kernel call"):
         module(torch.ones(2, K))
+
+
+def test_a_summand_is_copied_until_the_sum_was_seen_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By numbers of rows, and for all modules of a width at once."""
+    copied: list[int] = []
+    clone = torch.Tensor.clone
+
+    def counted(t: torch.Tensor, **options: Any) -> torch.Tensor:
+        copied.append(len(t))
+        return clone(t, **options)
+
+    buffers, stage = Buffers(), Stage()
+    modules = [RowParallel(in_place=False) for _ in range(2)]
+    tap = Tap(frozenset({"a", "b"}), Copying())
+    tap.stage_in(stage, Known())
+    for rows in (3, 3, 1, 3):
+        tap.begin_step(0)
+        for name, module in zip("ab", modules):
+            reduced = Reduced(name, module, N, stage, buffers)
+            with reduced.watched(tap), monkeypatch.context() as patched:
+                patched.setattr(torch.Tensor, "clone", counted)
+                module(torch.ones(rows, K))
+        tap.end_step()
+    assert copied == [3, 1]
+
+
+def test_an_all_reduce_that_begins_to_work_in_place_is_said_once() -> None:
+    """The summand is lost then; the next prompt has it."""
+    module, stage, sink = RowParallel(in_place=False), Stage(), Copying()
+    reduced = Reduced("o", module, N, stage, Buffers())
+    prompt(reduced, module, stage, 3, 0)
+    module.in_place = True
+    tap = Tap(frozenset({"o"}), sink)
+    tap.begin_step(0)
+    with reduced.watched(tap), pytest.raises(CaptureError, match="overwrote the summand of o"):
+        module(torch.ones(3, K))
+    prompt(reduced, module, stage, 3, 1)
