@@ -45,7 +45,7 @@ class _Told:
 
     def of(self, call: AsStaged) -> Figures:
         """Of that call."""
-        first = call[6] // 3
+        first = call[8] // 3
         return Figures(self._all[first], tuple(self._all[first + 1 : first + 1 + len(call[0].parts.widths)]))
 
 
@@ -58,7 +58,7 @@ class _Largest:
 
     def of(self, call: AsStaged) -> Figures:
         """Of that call."""
-        site, offset, (rows, inner), (out_rows, _), own_x, apart, _ = call
+        site, offset, rows, inner, out_rows, _, own_x, apart, _ = call
         chunk, widths, unit = self._chunk, site.parts.widths, self._chunk.width
         border = offset + (rows * inner if own_x else 0)
         x = None
@@ -76,8 +76,8 @@ class _Largest:
 
 def parts_of(chunk: Chunk, call: AsStaged) -> Parts:
     """Y of every linear of a call: [M, N of it], views of what has landed."""
-    site, offset, x_shape, (rows, columns), own_x, apart, _ = call
-    border = offset + (x_shape[0] * x_shape[1] if own_x else 0)
+    site, offset, x_rows, inner, rows, columns, own_x, apart, _ = call
+    border = offset + (x_rows * inner if own_x else 0)
     y, widths = chunk.values[border : border + rows * columns], site.parts.widths
     if apart:
         return tuple(part.view(rows, -1) for part in torch.split(y, [rows * width for width in widths]))

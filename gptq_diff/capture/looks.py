@@ -13,14 +13,15 @@ from typing import Any
 import torch
 
 from gptq_diff.capture.call import Fused
+from gptq_diff.capture.strip import Strip
 
 MOST_PARTS = 8
 """Linears that one kernel computes at once; seen.cu has room for as many."""
 INFINITY = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80}
 """By dtype of x and y: the bits of an infinity. No other dtype is looked at."""
 
-Prepared = Any
-"""What a looker needs of a place to look at calls there again and again."""
+Kind = Any
+"""What a looker needs to know of one module's calls, made once."""
 
 
 def figures_of(parts: Fused) -> int:
@@ -44,7 +45,6 @@ class Looker(abc.ABC):
             and not x_MK.shape[1] % self.unit
             and not parts.unit % self.unit
             and y_MN.shape[1] == sum(parts.widths)
-            and max(x_MK.numel(), y_MN.numel()) // self.unit < 2**31
         )
 
     def adds(self, bias_N: torch.Tensor, y_MN: torch.Tensor) -> bool:
@@ -58,20 +58,20 @@ class Looker(abc.ABC):
         )
 
     @abc.abstractmethod
-    def prepared(
-        self, parts: Fused, x_MK: torch.Tensor, y_MN: torch.Tensor, to: torch.Tensor | None, told: torch.Tensor,
-        bias_N: torch.Tensor | None,
-    ) -> Prepared:  # fmt: skip
-        """For `look` at calls like that one.
-
-        to: flat, as many values as x and y have; x goes there, then every linear's columns by themselves. None: nothing
-        is copied. told: int32 [figures_of(parts)], zeros; figures are combined with what is there. bias_N: added to y
-        once y was read. All three are held by whoever asks, as long as they are looked at.
-        """
+    def kind(self, parts: Fused, inner: int, dtype: torch.dtype) -> Kind:
+        """Of calls of those linears with x [M, inner], for `look`."""
 
     @abc.abstractmethod
-    def look(self, prepared: Prepared, x_MK: torch.Tensor, y_MN: torch.Tensor) -> bool:
-        """Look at x [M, K] and y [M, N] of a call; False, and nothing done, where they do not lie as they have to."""
+    def look(
+        self, kind: Kind, rows: int, x_MK: torch.Tensor, y_MN: torch.Tensor, strip: Strip, at: int, told: int,
+        bias_N: torch.Tensor | None,
+    ) -> bool:  # fmt: skip
+        """Look at x [M, K] and y [M, N] of a call; False, and nothing done, where they do not lie as they have to.
+
+        at: offset in the strip's values where x goes, and behind it every linear's columns by themselves; -1 where
+        nothing is to be copied. told: offset of the call's figures in the strip's; they are combined with what is
+        there. bias_N: added to y once y was read.
+        """
 
 
 class HostLooker(Looker):
@@ -79,23 +79,24 @@ class HostLooker(Looker):
 
     unit = 1
 
-    def prepared(
-        self, parts: Fused, x_MK: torch.Tensor, y_MN: torch.Tensor, to: torch.Tensor | None, told: torch.Tensor,
-        bias_N: torch.Tensor | None,
-    ) -> Prepared:  # fmt: skip
-        """What it was given, the copy's places by themselves."""
-        sizes = [x_MK.numel(), *(y_MN.shape[0] * width for width in parts.widths)]
-        return parts.widths, None if to is None else torch.split(to, sizes), told, bias_N
+    def kind(self, parts: Fused, inner: int, dtype: torch.dtype) -> Kind:  # noqa: ARG002
+        """The linears' widths."""
+        return parts.widths
 
-    def look(self, prepared: Prepared, x_MK: torch.Tensor, y_MN: torch.Tensor) -> bool:
+    def look(
+        self, kind: Kind, rows: int, x_MK: torch.Tensor, y_MN: torch.Tensor, strip: Strip, at: int, told: int,
+        bias_N: torch.Tensor | None,
+    ) -> bool:  # fmt: skip
         """By torch's operations."""
-        if not (x_MK.is_contiguous() and y_MN.is_contiguous()):
+        if not (x_MK.is_contiguous() and y_MN.is_contiguous()) or len(x_MK) != rows:
             return False
-        widths, places, told, bias_N = prepared
-        for i, values in enumerate((x_MK, *torch.split(y_MN, list(widths), dim=1))):
-            if places is not None:
-                places[i].copy_(values.reshape(-1))
-            _tell(told[3 * i : 3 * i + 3], values)
+        assert strip.told is not None
+        for values in (x_MK, *torch.split(y_MN, list(kind), dim=1)):
+            if at >= 0:
+                strip.values.narrow(0, at, values.numel()).copy_(values.reshape(-1))
+                at += values.numel()
+            _tell(strip.told.narrow(0, told, 3), values)
+            told += 3
         if bias_N is not None:
             y_MN.add_(bias_N)
         return True

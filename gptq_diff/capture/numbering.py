@@ -20,14 +20,12 @@ from gptq_diff.errors import CaptureError
 class Point(NamedTuple):
     """A step as far as some chunk of it; nothing here is changed any more.
 
-    expected: all layers that may run. calls: of that chunk; sites: theirs. rows: as in Numbering, of those calls.
-    seen: stored names so far. places: of the layers so far.
+    expected: all layers that may run. sites: of that chunk's calls. seen: stored names so far. places: of the layers
+    so far.
     """
 
     expected: frozenset[str]
-    calls: list[AsStaged]
     sites: list[Site]
-    rows: dict[int, str]
     seen: set[str]
     places: dict[str, int]
 
@@ -63,34 +61,21 @@ class Numbering:
         self._add([layer], [stored])
         return self.index[layer]
 
-    def chunk(self, calls: list[AsStaged]) -> None:
+    def chunk(self, calls: Sequence[AsStaged]) -> None:
         """Those of a chunk have their places. CaptureError where one of them may not come."""
+        sites = [call[0] for call in calls]
+        if not self.rows.keys() >= {call[2] for call in calls}:
+            for call in calls:
+                self.rows.setdefault(call[2], call[0].stored[0])
         points, at = self._known.points, self._points
-        if at is not None and at < len(points) and points[at].expected is self.expected:
-            known = points[at]
-            if known.calls == calls:  # mostly the very same objects, which is soon seen
-                self._as(known, known.rows)
-                return
-            if known.sites == [call[0] for call in calls]:
-                self._as(known, _rows(calls))
-                return
-        sites, rows = [call[0] for call in calls], _rows(calls)
+        if at is not None and at < len(points) and points[at].expected is self.expected and points[at].sites == sites:
+            self._seen, self.index, self._shared, self._points = points[at].seen, points[at].places, True, at + 1
+            return
         layers = [name for here in sites for name in here.parts.layers]
         self._add(layers, [name for here in sites for name in here.stored])
-        self._merge(rows)
         if at is not None:
-            points[at:] = [Point(self.expected, calls, sites, rows, self._seen, self.index)]
+            points[at:] = [Point(self.expected, sites, self._seen, self.index)]
             self._shared, self._points = True, at + 1
-
-    def _as(self, known: Point, rows: dict[int, str]) -> None:
-        """The next chunk's calls are those of that point."""
-        assert self._points is not None
-        self._seen, self.index, self._shared, self._points = known.seen, known.places, True, self._points + 1
-        self._merge(rows)
-
-    def _merge(self, rows: dict[int, str]) -> None:
-        for number, who in rows.items():
-            self.rows.setdefault(number, who)
 
     def _add(self, layers: list[str], stored: list[str]) -> None:
         if self._shared:
@@ -143,11 +128,3 @@ class Numbering:
 def _are(some: Sequence[object], others: Sequence[object]) -> bool:
     """Whether they are the very same objects, one by one."""
     return len(some) == len(others) and all(map(is_, some, others))
-
-
-def _rows(calls: Sequence[AsStaged]) -> dict[int, str]:
-    """Numbers of rows in the order of the calls, and the first who had so many."""
-    rows: dict[int, str] = {}
-    for call in calls:
-        rows.setdefault(call[2][0], call[0].stored[0])
-    return rows

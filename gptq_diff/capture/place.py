@@ -10,68 +10,93 @@ from typing import Callable
 
 import torch
 
-from gptq_diff.capture.looks import Prepared, figures_of
-from gptq_diff.capture.stage import AsStaged, Opening, Site, Stage
+from gptq_diff.capture.looks import Kind, Looker, figures_of
+from gptq_diff.capture.stage import Site, Stage
 
 
 class Place:
-    """Where on the stage a module's last call went: its next one, of as many rows, mostly goes there too.
+    """What does not change from call to call of a module.
 
     site: what its calls are; where the path depends on the call, `ask` says it after every one.
-    opening, start, end: where, and from which position to which. x_values: of x. bias: what its product was given;
-    adds: whether the copy does that. prepared: for the copy. call: as it is staged.
+    looker: that `kind` was made by; None where it does not take them. inner, columns: K and N. figures: of a call.
+    bias: what its products were last given; adds: whether a look does that.
     """
 
-    __slots__ = ("adds", "ask", "bias", "call", "end", "opening", "prepared", "site", "start", "x_values")
+    __slots__ = ("adds", "ask", "bias", "columns", "dtype", "figures", "inner", "kind", "looker", "site")
 
     def __init__(self, site: Site, ask: Callable[[], Site] | None = None) -> None:
         self.site = site
         self.ask = ask
-        self.opening: Opening | None = None
-        self.start = self.end = self.x_values = -1
+        self.looker: Looker | None = None
+        self.kind: Kind = None
+        self.dtype: torch.dtype | None = None
+        self.inner = self.columns = 0
         self.bias: torch.Tensor | None = None
         self.adds = False
-        self.prepared: Prepared = None
-        self.call: AsStaged
+        self.figures = figures_of(site.parts)
 
-    def found(self, stage: Stage, x: torch.Tensor, y: torch.Tensor, bias_N: torch.Tensor | None) -> bool:
-        """Whether the call can be staged now; if so this is its place."""
-        parts, looker = self.site.parts, stage.looker
-        if x.dtype is not stage.dtype or y.dtype is not stage.dtype or x.dim() != 2 or y.dim() != 2:
+    def learned(self, looker: Looker, x_MK: torch.Tensor, y_MN: torch.Tensor) -> bool:
+        """Whether that looker takes calls like this one; what it needs for them is at hand then."""
+        if not looker.takes(self.site.parts, x_MK, y_MN):
             return False
-        looked = looker is not None and looker.takes(parts, x, y)
-        figures = figures_of(parts) if looked else 0
-        values = x.numel() + y.numel() if stage.copies or not looked else 0
-        if not stage.has_room(values, figures) or (values > stage.most and not looked):
-            return False
-        assert stage.opening is not None
-        self.adds = False
-        if looked and looker is not None:
-            self.adds = bias_N is not None and looker.adds(bias_N, y)
-            self.prepared = stage.prepared(looker, parts, x, y, bias_N if self.adds else None)
-        else:
-            self.prepared = stage.opening.strip.view(stage.at, x, y)
-        self.opening, self.start, self.end = stage.opening, stage.position, stage.after(values, figures)
-        self.x_values, self.bias = x.numel(), bias_N
-        self.call = (self.site, stage.at, x.shape, y.shape, True, looked, stage.told)
+        self.looker, self.dtype, self.inner, self.columns = looker, x_MK.dtype, x_MK.shape[1], y_MN.shape[1]
+        self.kind = looker.kind(self.site.parts, self.inner, x_MK.dtype)
         return True
 
 
 def put(stage: Stage, place: Place, x: torch.Tensor, y: torch.Tensor, bias_N: torch.Tensor | None) -> bool:
-    """Stage a call's x [M, K] and y [M, N] and give y its bias; False, and nothing done, where there is no room.
+    """Stage a call's x [M, K] and y [M, N] and give y its bias; False, and nothing done, where that is not possible.
 
     A call costs its launch and 2 microseconds (benchmarks/gpu/thirty_two/call_cost.py).
     """
+    strip, looker = stage.strip, stage.looker
+    if strip is None:
+        return False
+    if looker is None or not stage.told_room:
+        return _by_torch(stage, place, x, y, bias_N)
+    if place.looker is not looker and not place.learned(looker, x, y):
+        return False
+    y_values, x_values, columns, inner = y.numel(), x.numel(), place.columns, place.inner
+    rows, told = y_values // columns, stage.told
+    told_end = told + place.figures
+    if stage.copies:
+        at = stage.at
+        end = at + x_values + y_values
+        if end > stage.room:
+            return False
+    else:
+        at, end = -1, 0
+    dtype = place.dtype
     if (
-        place.opening is not stage.opening or place.start != stage.position or place.bias is not bias_N
-        or place.x_values != x.numel() or y.dtype is not stage.dtype
-    ) and not place.found(stage, x, y, bias_N):  # fmt: skip
+        told_end > stage.told_room or x_values != rows * inner or y_values != rows * columns
+        or y.dtype is not dtype or x.dtype is not dtype or stage.dtype is not dtype
+    ):  # fmt: skip
         return False
-    if not stage.copy(place.prepared, x, y):
+    if place.bias is not bias_N:
+        place.bias, place.adds = bias_N, bias_N is not None and looker.adds(bias_N, y)
+    added = bias_N if place.adds else None
+    if not looker.look(place.kind, rows, x, y, strip, at, told, added):
         return False
-    stage.position = place.end
-    call = place.call
-    stage.calls.append(call if place.ask is None else (place.ask(), *call[1:]))
-    if bias_N is not None and not place.adds:
+    site = place.site if place.ask is None else place.ask()
+    stage.calls.append((site, at, rows, inner, rows, columns, True, True, told))
+    stage.at, stage.told = end, told_end
+    if bias_N is not None and added is None:
+        y.add_(bias_N)
+    return True
+
+
+def _by_torch(stage: Stage, place: Place, x: torch.Tensor, y: torch.Tensor, bias_N: torch.Tensor | None) -> bool:
+    """The same by torch's operations; not what could be looked at, which is told and opens a chunk of its own."""
+    strip, looker, dtype, values = stage.strip, stage.looker, stage.dtype, x.numel() + y.numel()
+    if strip is None or values > stage.most or not stage.has_room(values, 0) or x.dim() != 2:
+        return False
+    if x.dtype is not dtype or y.dtype is not dtype or (looker is not None and place.learned(looker, x, y)):
+        return False
+    at = stage.at
+    stage.way(strip.view(at, x, y), x, y)
+    stage.at = at + values
+    site = place.site if place.ask is None else place.ask()
+    stage.calls.append((site, at, *x.shape, *y.shape, True, False, 0))
+    if bias_N is not None:
         y.add_(bias_N)
     return True

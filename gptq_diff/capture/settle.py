@@ -28,7 +28,7 @@ class Settling:
 
     def _hand_on(self, chunk: Chunk, call: AsStaged, ask: Ask) -> None:
         """Every linear of one kernel call."""
-        site, offset, (rows, inner), _, own_x, _, _ = call
+        site, offset, rows, inner, _, _, own_x, _, _ = call
         wanted, widths, figures = self._sink.wants_tensors, site.parts.widths, ask(call)
         if figures.x is not None:
             self._x_size, self._x_name = figures.x, site.stored[0]

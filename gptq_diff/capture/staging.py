@@ -29,7 +29,8 @@ from gptq_diff.capture.bits import other_bits
 from gptq_diff.capture.drain import Drain
 from gptq_diff.capture.lanes import Find, Lane, Shipped, lane_of, largest_of
 from gptq_diff.capture.looks import Looker, figures_of
-from gptq_diff.capture.stage import AsStaged, Site, Stage, Strip
+from gptq_diff.capture.stage import AsStaged, Site, Stage
+from gptq_diff.capture.strip import Strip
 from gptq_diff.errors import CaptureError
 
 CHUNK_BYTES = 128 * 2**20
@@ -142,17 +143,17 @@ class Staging:
         total = x_MK.numel() + y_MN.numel()
         if not stage.has_room(total, 0) or stage.dtype is not x_MK.dtype:
             self._next(total, x_MK)
-        assert stage.opening is not None
+        assert stage.strip is not None
         at = stage.at
-        views = stage.opening.strip.view(at, x_MK, y_MN)
+        views = stage.strip.view(at, x_MK, y_MN)
         apart = total > stage.most and len(site.parts.widths) > 1
         if apart:
             views.parts[0].copy_(x_MK)
             _copy_apart(views.parts[1].view(-1), y_MN, site.parts.widths)
         else:
             stage.way(views, x_MK, y_MN)
-        stage.position = stage.after(total, 0)
-        stage.calls.append((site, at, x_MK.shape, y_MN.shape, True, apart, 0))
+        stage.at = at + total
+        stage.calls.append((site, at, *x_MK.shape, *y_MN.shape, True, apart, 0))
         self._last = _Last(x_MK, views.flat, len(stage.calls))
 
     def _look(self, looker: Looker, site: Site, x_MK: torch.Tensor, y_MN: torch.Tensor) -> None:
@@ -161,13 +162,14 @@ class Staging:
         total = x_MK.numel() + y_MN.numel() if self._wants else 0
         if not stage.has_room(total, figures) or stage.dtype is not x_MK.dtype:
             self._next(total, x_MK, looked=True)
-        prepared = stage.prepared(looker, site.parts, x_MK, y_MN, None)
-        if not looker.look(prepared, x_MK, y_MN):
-            copies = (t.clone(memory_format=torch.contiguous_format) for t in (x_MK, y_MN))
-            done = looker.look(prepared, *copies)
+        assert stage.strip is not None
+        kind, at = looker.kind(site.parts, x_MK.shape[1], x_MK.dtype), stage.at if self._wants else -1
+        if not looker.look(kind, len(x_MK), x_MK, y_MN, stage.strip, at, stage.told, None):
+            x_copy_MK, y_copy_MN = (t.clone(memory_format=torch.contiguous_format) for t in (x_MK, y_MN))
+            done = looker.look(kind, len(x_MK), x_copy_MK, y_copy_MN, stage.strip, at, stage.told, None)
             assert done, "a copy lies as it has to"
-        stage.calls.append((site, stage.at, x_MK.shape, y_MN.shape, True, True, stage.told))
-        stage.position = stage.after(total, figures)
+        stage.calls.append((site, stage.at, *x_MK.shape, *y_MN.shape, True, True, stage.told))
+        stage.at, stage.told = stage.at + total, stage.told + figures
         self._last = None
 
     def _add_shared(self, last: _Last, site: Site, y_MN: torch.Tensor) -> None:
@@ -178,10 +180,10 @@ class Staging:
         if not stage.has_room(total, 0):
             kept = kept.clone()  # the chunk that it is a view of leaves
             self._next(total, x_MK)
-        assert stage.opening is not None
-        stage.opening.strip.values.narrow(0, stage.at, total).copy_(y_MN.reshape(-1))
-        stage.calls.append((site, stage.at, x_MK.shape, y_MN.shape, False, False, 0))
-        stage.position = stage.after(total, 0)
+        assert stage.strip is not None
+        stage.strip.values.narrow(0, stage.at, total).copy_(y_MN.reshape(-1))
+        stage.calls.append((site, stage.at, *x_MK.shape, *y_MN.shape, False, False, 0))
+        stage.at += total
         self._last = _Last(x_MK, kept, len(stage.calls))
 
     def end_step(self, after: list[BiasStep], layers: dict[str, int]) -> None:
@@ -248,10 +250,8 @@ class Staging:
             except torch.cuda.OutOfMemoryError:
                 if self._away:
                     self._reclaim(self._away.popleft())  # fewer have to do
-                elif stage.free:  # of another dtype
-                    for other in stage.free:
-                        other.let_go()
-                    stage.free.clear()
+                elif stage.free:
+                    stage.free.clear()  # of another dtype
                 else:
                     raise
                 continue
@@ -276,23 +276,21 @@ class Staging:
         old.strip = None
         if len(strip.values) == self._usual(strip.values.dtype, looked=old.looked):
             self._stage.free.append(strip)
-        else:
-            strip.let_go()
 
     def ship(self) -> None:
         """Send what is staged away, if there is anything."""
         stage = self._stage
-        if stage.opening is None or not stage.calls:
+        strip = stage.strip
+        if strip is None or not stage.calls:
             return
-        strip = stage.opening.strip
         lane = stage.lane
         assert lane is not None
-        chunk = Chunk(self._step, strip, stage.calls, stage.at, looked=stage.looks, dtype=stage.dtype)
+        chunk = Chunk(self._step, strip, stage.calls, stage.at, looked=stage.told_room > 0, dtype=stage.dtype)
         find: Find
         if strip.told is not None:
             find = partial(_known, strip.told.narrow(0, 0, stage.told))
         else:
-            chunk.width = gcd(*{n for call in chunk.calls for n in (call[2][1], call[0].parts.unit)})
+            chunk.width = gcd(*{n for call in chunk.calls for n in (call[3], call[0].parts.unit)})
             find = partial(largest_of, width=chunk.width)
         last = self._last
         self._last = last._replace(calls=0) if last is not None and last.calls == len(stage.calls) else None

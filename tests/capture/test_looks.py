@@ -12,6 +12,7 @@ from gptq_diff.capture.bits import same_bits
 from gptq_diff.capture.call import Fused
 from gptq_diff.capture.cuda.kernel import looker_of
 from gptq_diff.capture.looks import HostLooker, Looker, figures_of
+from gptq_diff.capture.strip import Strip
 from gptq_diff.numerics.magnitude import magnitude
 from tests.devices import REAL, in_force
 
@@ -41,13 +42,23 @@ def call_of(
 def looked_at(
     looker: Looker, parts: Fused, x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor | None, *, copies: bool
 ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """What was copied, what was told, and y afterwards."""
-    to = torch.zeros(x.numel() + y.numel(), dtype=x.dtype, device=x.device) if copies else None
-    told = torch.zeros(figures_of(parts), dtype=torch.int32, device=x.device)
+    """What was copied, what was told, and y afterwards; nothing else may have changed."""
+    total = x.numel() + y.numel()
+    strip = Strip(
+        0, torch.zeros(total + 16, dtype=x.dtype, device=x.device),
+        torch.zeros(figures_of(parts) + 2, dtype=torch.int32, device=x.device),
+    )  # fmt: skip
+    assert strip.told is not None
     assert looker.takes(parts, x, y)
     assert bias is None or looker.adds(bias, y)
-    assert looker.look(looker.prepared(parts, x, y, to, told, bias), x, y)
-    return to, told, y
+    kind = looker.kind(parts, x.shape[1], x.dtype)
+    assert looker.look(kind, len(x), x, y, strip, 8 if copies else -1, 1, bias)
+    around = torch.cat([strip.values[:8], strip.values[8 + total :]])
+    assert not around.any()
+    assert not strip.told[[0, -1]].any()
+    if not copies:
+        assert not strip.values.any()
+    return strip.values[8 : 8 + total] if copies else None, strip.told[1:-1], y
 
 
 def figures(told: torch.Tensor, dtype: torch.dtype) -> list[tuple[float, int, int]]:
@@ -104,16 +115,18 @@ def test_the_kernel_refuses_what_does_not_lie_as_it_has_to() -> None:
         assert looker is not None
         parts = Fused(("a",), (16,))
         x, y = (torch.ones(3, 16, dtype=torch.float16, device=device) for _ in range(2))
-        to = torch.zeros(96, dtype=torch.float16, device=device)
-        told = torch.zeros(6, dtype=torch.int32, device=device)
-        prepared = looker.prepared(parts, x, y, to, told, None)
+        strip = Strip(
+            0, torch.zeros(96, dtype=torch.float16, device=device), torch.zeros(6, dtype=torch.int32, device=device)
+        )
+        kind = looker.kind(parts, 16, torch.float16)
         wide, flat = torch.ones(3, 32, device=device).half(), torch.ones(3 * 16 + 1, device=device).half()
-        assert not looker.look(prepared, wide[:, :16], y)
-        assert not looker.look(prepared, x, flat[1:].view(3, 16))
-        assert not to.any()
-        assert not told.any()
-        assert looker.look(prepared, x, y)
-        assert told.tolist() == [0x3C00, 0, 0] * 2
+        assert not looker.look(kind, 3, wide[:, :16], y, strip, 0, 0, None)
+        assert not looker.look(kind, 3, x, flat[1:].view(3, 16), strip, 0, 0, None)
+        assert not strip.values.any()
+        assert strip.told is not None
+        assert not strip.told.any()
+        assert looker.look(kind, 3, x, y, strip, 0, 0, None)
+        assert strip.told.tolist() == [0x3C00, 0, 0] * 2
 
 
 @pytest.mark.parametrize(

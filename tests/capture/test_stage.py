@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gptq_diff.capture import stage as stages
-from gptq_diff.capture import staging
+from gptq_diff.capture import staging, strip
 from gptq_diff.capture import tap as taps
 from gptq_diff.capture.ways import WAYS, Way
 from gptq_diff.errors import CaptureError
@@ -42,12 +41,12 @@ def test_prompts_of_other_lengths_share_the_memory_and_find_their_views() -> Non
     for rows in (3, 5, 3, 1, 5):
         run(engine, inputs_of("abcd", rows))
     assert engine.stage.made == 1
-    (strip,) = engine.stage.free
-    assert len(strip.views) == 4 * 3
+    (used,) = engine.stage.free
+    assert len(used.views) == 4 * 3
 
 
 def test_views_of_many_lengths_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "MOST_VIEWS", 10)
+    monkeypatch.setattr(strip, "MOST_VIEWS", 10)
     engine = Engine("abcd")
     for rows in range(1, 20):
         run(engine, inputs_of("abcd", rows))
@@ -156,4 +155,4 @@ def test_prompts_with_tensors_and_with_figures_alone_share_the_memory() -> None:
         sink.wants_tensors = seed % 2 == 0
         engine.prompt(inputs_of("abcd", 3, seed), sink)
     assert engine.stage.made == 1
-    assert [len(strip.views) for strip in engine.stage.free] == [4]
+    assert [len(used.views) for used in engine.stage.free] == [4]

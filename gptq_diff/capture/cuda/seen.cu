@@ -13,9 +13,9 @@ struct Seen {
   uint4 *to;                       // x, then every part's columns by themselves; null where nothing is to be copied
   const uint4 *bias;               // [N] float16, added to y once y was read; null where there is none
   unsigned *told;                  // [1 + parts, 3]: largest finite magnitude (bits), NaN, infinities; of x, then parts
-  unsigned long long x_vectors;
   unsigned rows;
-  unsigned row_vectors;            // of y
+  unsigned inner_vectors;          // of a row of x
+  unsigned row_vectors;            // of a row of y
   unsigned parts;
   unsigned infinity;               // its bits, in the dtype of x and y
   unsigned width_vectors[MOST_PARTS];
@@ -86,36 +86,41 @@ extern "C" __global__ void __launch_bounds__(THREADS) seen(const __grid_constant
   const unsigned long long thread = blockIdx.x * (unsigned long long)THREADS + threadIdx.x;
   const unsigned long long step = gridDim.x * (unsigned long long)THREADS;
   uint4 *to = s.to;
-  Figures of_x;
+  const unsigned x_vectors = s.rows * s.inner_vectors, first_of_block = blockIdx.x * THREADS;
+  if (first_of_block < x_vectors) {
+    Figures of_x;
 #pragma unroll 1
-  for (unsigned long long i = thread; i < s.x_vectors; i += step) {
-    uint4 v = s.x[i];
-    of_x.look(v, s.infinity);
-    if (to) to[i] = v;
+    for (unsigned long long i = thread; i < x_vectors; i += step) {
+      uint4 v = s.x[i];
+      of_x.look(v, s.infinity);
+      if (to) to[i] = v;
+    }
+    of_x.tell(s.told);
   }
-  of_x.tell(s.told);
-  if (to) to += s.x_vectors;
+  if (to) to += x_vectors;
   unsigned first = 0;
   for (unsigned part = 0; part < s.parts; ++part) {
     const unsigned width = s.width_vectors[part], vectors = s.rows * width;
-    Figures of_part;
+    if (first_of_block < vectors) {
+      Figures of_part;
 #pragma unroll 1
-    for (unsigned i = thread; i < vectors; i += step) {
-      unsigned row = i / width, column = first + (i - row * width);
-      uint4 *at = s.y + (row * (unsigned long long)s.row_vectors + column);
-      uint4 v = *at;
-      of_part.look(v, s.infinity);
-      if (to) to[i] = v;
-      if (s.bias) {
-        uint4 b = s.bias[column];
-        v.x = added(v.x, b.x);
-        v.y = added(v.y, b.y);
-        v.z = added(v.z, b.z);
-        v.w = added(v.w, b.w);
-        *at = v;
+      for (unsigned long long i = thread; i < vectors; i += step) {
+        unsigned row = (unsigned)i / width, column = first + ((unsigned)i - row * width);
+        uint4 *at = s.y + (row * (unsigned long long)s.row_vectors + column);
+        uint4 v = *at;
+        of_part.look(v, s.infinity);
+        if (to) to[i] = v;
+        if (s.bias) {
+          uint4 b = s.bias[column];
+          v.x = added(v.x, b.x);
+          v.y = added(v.y, b.y);
+          v.z = added(v.z, b.z);
+          v.w = added(v.w, b.w);
+          *at = v;
+        }
       }
+      of_part.tell(s.told + 3 * (part + 1));
     }
-    of_part.tell(s.told + 3 * (part + 1));
     if (to) to += vectors;
     first += width;
   }
