@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from importlib.resources import files
+import os
+import shutil
+import subprocess
+from importlib.resources import as_file, files
 
 import pytest
 import torch
@@ -170,3 +173,16 @@ def test_the_kernel_that_is_loaded_is_made_of_the_source_beside_it() -> None:
     folder = files("gptq_diff.capture.cuda")
     source, image = folder.joinpath("seen.cu").read_bytes(), folder.joinpath("seen.ptx").read_text()
     assert image.splitlines()[0] == f"// made of seen.cu, sha256 {hashlib.sha256(source).hexdigest()}"
+
+
+@pytest.mark.parametrize("arch", ["sm_75", "sm_90"])
+def test_the_kernel_assembles(arch: str) -> None:
+    """Its PTX says an old version, so that old drivers take it, and must not use what came later."""
+    ptxas = shutil.which("ptxas")
+    if ptxas is None:
+        pytest.skip("no ptxas on the PATH: it comes with the CUDA toolkit")
+    with as_file(files("gptq_diff.capture.cuda").joinpath("seen.ptx")) as image:
+        done = subprocess.run(
+            [ptxas, f"-arch={arch}", "-o", os.devnull, image], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr

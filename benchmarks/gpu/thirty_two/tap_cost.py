@@ -215,7 +215,7 @@ def main() -> None:
     engine = VllmEngine(spec)
     engine.use_kernel(MODES[asked.route])
     assert isinstance(engine._model, OneProcess)
-    found.add(way=engine._model._stage.way.__name__)
+    found.add(way=engine._model._stage.way.__name__, looker=type(engine._model._stage.looker).__name__)
     found.add(route=asked.route, load_seconds=round(time.perf_counter() - started, 1), linears=len(engine.tapped),
               chunk_bytes=staging.CHUNK_BYTES, ring_bytes=staging.RING_BYTES, versions=engine.versions())  # fmt: skip
     vocabulary = vocabulary_of(asked.model)

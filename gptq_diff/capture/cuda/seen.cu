@@ -19,6 +19,7 @@ struct Seen {
   unsigned parts;
   unsigned infinity;               // its bits, in the dtype of x and y
   unsigned width_vectors[MOST_PARTS];
+  unsigned unused;                 // the size is a multiple of 8
 };
 
 struct Figures {
