@@ -78,7 +78,7 @@ ptx: ## compile the kernel that looks at calls on a GPU (nvcc of CUDA 13; an old
 	mkdir -p build
 	nvcc -ptx -arch=compute_75 -O3 -o build/seen.ptx $(KERNEL).cu
 	{ echo "// made of seen.cu, sha256 $$(sha256sum $(KERNEL).cu | cut -d' ' -f1)"; \
-	  sed 's/^\.version .*/.version 7.0/' build/seen.ptx; } > $(KERNEL).ptx
+	  sed -e 's/^\.version .*/.version 7.0/' -e '/used_bytes_mask/d' build/seen.ptx; } > $(KERNEL).ptx
 	for arch in 75 80 90 100; do ptxas -arch=sm_$$arch -o /dev/null $(KERNEL).ptx || exit 1; done
 
 clean: ## remove .venv and caches of the checkout
