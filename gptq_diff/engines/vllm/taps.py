@@ -95,17 +95,18 @@ class Taps:
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """Every kernel call of those modules inside is reported."""
-        before = [own.get("apply") for own, _ in self._taps]
+        before: list[tuple[dict[str, Any], Any]] = []
         try:
             for own, apply in self._taps:
+                before.append((own, own.get("apply")))
                 own["apply"] = apply
             yield
         finally:
-            for (own, _), was in zip(self._taps, before):
-                if was is not None:
-                    own["apply"] = was
+            for own, was in before:
+                if was is None:
+                    del own["apply"]
                 else:
-                    own.pop("apply", None)
+                    own["apply"] = was
 
 
 class _Bias:
