@@ -18,7 +18,7 @@ def test_they_are_those_before_the_sampler_worked_in_place(device: str, dtype: t
         with in_force(DEVICES[1]):
             pass
     values = torch.randn(5000, generator=torch.Generator().manual_seed(0)).to(dtype)
-    there = values.to(device)
+    there = values.to(device, copy=True)
     logits = Logits(there)
     there.fill_(9)
     assert torch.equal(logits.values(), values.float())
