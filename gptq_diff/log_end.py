@@ -16,14 +16,16 @@ LINES = 20
 """Lines of a log that a report keeps of a backend that failed."""
 
 _ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(: |$)")
+_RANK = re.compile(r"^\[rank\d+\]: ", re.MULTILINE)
 
 
 def last_line(log: Path, start: int = 0) -> str:
     """What a log says last, from byte `start` on, fit for a sentence; "" when it says nothing.
 
-    After a Python traceback that is the line naming the exception: torch adds lines of advice below it.
+    After a Python traceback that is the line naming the exception: torch adds lines of advice below it, and the number
+    of a rank in front of every line.
     """
-    text = _tail(log, start)
+    text = _RANK.sub("", _tail(log, start))
     before, traceback, trace = text.rpartition("Traceback (most recent call last):")
     if traceback and (before == "" or before.endswith(("\n", "\r"))):
         for line in trace.splitlines()[1:]:

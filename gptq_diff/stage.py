@@ -14,6 +14,9 @@ from pathlib import Path
 import gptq_diff
 from gptq_diff.errors import UsageError
 
+NEEDED = {".py", ".ptx"}
+"""What a worker reads: its code, and the kernel that looks at calls on a GPU."""
+
 
 def stage_package(cache: Path) -> Path:
     """The directory to put on PYTHONPATH: made once per content, and mended where files are missing or changed.
@@ -21,7 +24,7 @@ def stage_package(cache: Path) -> Path:
     Safe against two runs at once. UsageError when the cache cannot be written.
     """
     source = Path(gptq_diff.__file__).parent
-    contents = {p.relative_to(source.parent): p.read_bytes() for p in sorted(source.rglob("*.py"))}
+    contents = {p.relative_to(source.parent): p.read_bytes() for p in sorted(source.rglob("*")) if p.suffix in NEEDED}
     digest = hashlib.sha256()
     for name, content in contents.items():
         digest.update(str(name).encode() + b"\0" + content + b"\0")

@@ -21,6 +21,11 @@ from gptq_diff.log_end import LINES, last_line, log_end
         ("Traceback (most recent call last):\n  File 1\nValueError: bad\nnote", "ValueError: bad"),
         ("Traceback (most recent call last):\n  File 1\nKeyboardInterrupt\n", "KeyboardInterrupt"),
         (
+            "[rank0]: Traceback (most recent call last):\n[rank0]:   File 1\n[rank0]: ValueError: bad\n"
+            "[rank0]:[W1126 13:39:03.018342651 ProcessGroupNCCL.cpp:1575] Warning: destroy_process_group() was not called",
+            "ValueError: bad",
+        ),
+        (
             "Traceback (most recent call last):\n  File 1\nKeyError: 1\n\nDuring handling\n\n"
             "Traceback (most recent call last):\n  File 2\ntorch.OutOfMemoryError: CUDA out of memory.\n",
             "torch.OutOfMemoryError: CUDA out of memory.",

@@ -24,7 +24,22 @@ def test_it_holds_this_package_and_nothing_else(tmp_path: Path) -> None:
     staged = stage_package(tmp_path)
     assert [p.name for p in staged.iterdir()] == ["gptq_diff"]
     assert modules(staged / "gptq_diff") == modules(SOURCE)
-    assert {p.suffix for p in staged.rglob("*") if p.is_file()} == {".py"}
+    assert {p.suffix for p in staged.rglob("*") if p.is_file()} == {".py", ".ptx"}
+
+
+def test_a_worker_finds_the_kernel_that_looks_at_calls(tmp_path: Path) -> None:
+    """It is read as a resource of the package, from the staged one."""
+    staged = stage_package(tmp_path)
+    code = (
+        "from importlib.resources import files\n"
+        "place = files('gptq_diff.capture.cuda').joinpath('seen.ptx')\n"
+        "print(place, '.entry seen(' in place.read_text())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={"PYTHONPATH": str(staged)}, cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [str(staged / "gptq_diff" / "capture" / "cuda" / "seen.ptx"), "True"]
 
 
 def test_it_can_be_imported_from(tmp_path: Path) -> None:
