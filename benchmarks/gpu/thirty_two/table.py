@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,18 @@ def of_calls(parts: dict[str, Raw]) -> list[Row]:
     calls = parts.get("calls", {})
     if "added" not in calls:
         return []
-    copies = min(calls["copies"].values())
-    why = "launching the copy alone"
-    return [
-        Row("the tap, a kernel call", calls["added"], "µs", "calls", floor=copies, why=why),
-        Row("  hooks that clone, a kernel call", calls["added_by_clones"], "µs", "calls", floor=copies, why=why),
-    ]
+    copies, added = min(calls["copies"].values()), calls["added"]
+    why = "torch launching one copy of both"
+    kinds = {
+        "looked at": "the tap, a kernel call", "tapped by torch": "  where torch's operations copy",
+        "cloned": "  hooks that clone",
+    }  # fmt: skip
+    return [Row(what, added[kind], "µs", "calls", floor=copies, why=why) for kind, what in kinds.items()]
+
+
+def by_rounds(times: dict[str, list[float]], kind: str) -> float:
+    """Of bare: the median of the rounds' own ratios, since a machine's speed drifts from round to round."""
+    return statistics.median(one / bare for one, bare in zip(times[kind], times["bare"]))
 
 
 def of_tap(parts: dict[str, Raw], name: str) -> list[Row]:
@@ -97,11 +104,13 @@ def of_tap(parts: dict[str, Raw], name: str) -> list[Row]:
         if launch and kind in work:
             more = work[kind]["launches"] - work["bare"]["launches"]
             floor, why = (bare + more * launch) / bare, f"{more:.0f} launches more"
-        found.append(Row(f"  with the tap, {kind}", seconds[kind] / bare, "of bare", name, most, floor, why or ""))
-        times = tap.get("times", {})
-        if kind in times and "bare" in times:
-            quickest = min(times[kind]) / min(times["bare"])
-            found.append(Row("    the quickest round of each", quickest, "of bare", name))
+        times = tap["times"]
+        found.append(Row(f"  with the tap, {kind}", by_rounds(times, kind), "of bare", name, most, floor, why or ""))
+        found.append(Row("    by medians", seconds[kind] / bare, "of bare", name))
+        found.append(Row("    the quickest round of each", min(times[kind]) / min(times["bare"]), "of bare", name))
+        other = f"{kind}, another length"
+        if other in times:
+            found.append(Row("    of a length that comes for the first time", by_rounds(times, other), "of bare", name))
     for kind, value in seconds.items():
         if kind.startswith(("hooks", "tensors to", "followed")) and "afterwards" not in kind:
             found.append(Row(f"  {kind}", value / bare, "of bare", name))
@@ -175,12 +184,12 @@ def shared(parts: dict[str, Raw]) -> str:
     """A table of its own: a prefill shared among GPUs, in Markdown."""
     about = parts.get("parts", {})
     text = f"Measured {about.get('date', '')} on {about.get('gpus', 'GPUs')}; {about.get('blocks', '')} blocks, "
-    text += f"{about.get('rows', '')} tokens, Marlin. Medians, seconds.\n\n"
+    text += f"{about.get('rows', '')} tokens, Marlin. Seconds, medians; the ratio is the median of the rounds' own.\n\n"
     text += "| GPUs | load | bare | with the tap, tensors | of bare | required | written by the ranks afterwards | "
     text += "put together afterwards | GPU memory, all |\n|---|---|---|---|---|---|---|---|---|\n"
     for name, one in sorted(parts.items()):
         if name.startswith("ranks") and name.endswith("-tap") and "seconds" in one:
-            seconds, ratio = one["seconds"], one["tensors_of_bare"]
+            seconds, ratio = one["seconds"], by_rounds(one["times"], "tensors")
             after = [v for k, v in seconds.items() if "afterwards" in k]
             cells = (
                 str(one["ranks"]), f"{one['load_seconds']:.3g}", f"{seconds['bare']:.3g}", f"{seconds['tensors']:.3g}",
