@@ -58,8 +58,12 @@ class Numbering:
     def call(self, layer: str, stored: str) -> int:
         """The place of one that did not come in a chunk. CaptureError where it may not come."""
         self._points = None
-        self._add([layer], [stored])
-        return self.index[layer]
+        if self._shared:
+            self._own()
+        if stored in self._seen or layer not in self.expected:
+            self._refuse([layer], [stored])
+        self._seen.add(stored)
+        return self.index.setdefault(layer, len(self.index))
 
     def chunk(self, calls: Sequence[AsStaged]) -> None:
         """Those of a chunk have their places. CaptureError where one of them may not come."""
@@ -79,13 +83,17 @@ class Numbering:
 
     def _add(self, layers: list[str], stored: list[str]) -> None:
         if self._shared:
-            self._seen, self.index, self._shared = set(self._seen), dict(self.index), False
+            self._own()
         new = set(stored)
         if len(new) < len(stored) or not self._seen.isdisjoint(new) or not self.expected.issuperset(layers):
             self._refuse(layers, stored)
         self._seen |= new
         for layer in layers:
             self.index.setdefault(layer, len(self.index))
+
+    def _own(self) -> None:
+        """What is shared with a point is not changed."""
+        self._seen, self.index, self._shared = set(self._seen), dict(self.index), False
 
     def _refuse(self, layers: list[str], stored: list[str]) -> None:
         """Say which is the first that may not come."""
