@@ -77,8 +77,7 @@ class HostLane(Lane):
         """At once."""
         if landing is not None:
             landing.copy_(staged)
-        figures = find(staged)
-        return _There(figures if figures._base is None else figures.clone())  # what it is a view of is used again
+        return _There(find(staged).clone())  # what it may be a view of is used again
 
 
 class _OnItsWay(Shipped):

@@ -41,6 +41,7 @@ class Looker(abc.ABC):
             x_MK.dtype is y_MN.dtype
             and x_MK.dtype in INFINITY
             and x_MK.dim() == y_MN.dim() == 2
+            and x_MK.shape[0] == y_MN.shape[0]
             and 0 < len(parts.widths) <= MOST_PARTS
             and not x_MK.shape[1] % self.unit
             and not parts.unit % self.unit

@@ -47,7 +47,7 @@ class Place:
 def put(stage: Stage, place: Place, x: torch.Tensor, y: torch.Tensor, bias_N: torch.Tensor | None) -> bool:
     """Stage a call's x [M, K] and y [M, N] and give y its bias; False, and nothing done, where that is not possible.
 
-    A call costs its launch and 2 microseconds (benchmarks/gpu/thirty_two/call_cost.py).
+    What it costs is measured by benchmarks/gpu/thirty_two/call_cost.py.
     """
     strip, looker = stage.strip, stage.looker
     if strip is None:

@@ -39,7 +39,7 @@ def site(parts: Fused, path: str, part: str = "", first: int = 0) -> Site:
 
 
 AsStaged = tuple[Site, int, int, int, int, int, bool, bool, int]
-"""One kernel call in a chunk, as cheap to make as can be: (site, offset of its first value, rows and columns of x, rows
+"""One kernel call in a chunk, as cheap to make as can be: (site, offset of its first value, -1 if none was copied, rows and columns of x, rows
 and columns of y, whether x lies there before y, whether the columns of every linear of y lie by themselves, one after
 the other; offset of its figures, if it was looked at).
 

@@ -1,12 +1,12 @@
 """Copies of many kernel calls on a GPU: staged where the engine computes, shipped in chunks, never waited for.
 
-A launch costs the engine's process more than the arithmetic in it: some 5 to 15 microseconds, against less than one for
-the copy of a short prompt's activations. So a call costs one launch, which copies its x and y below each other into a
-chunk; a full chunk costs a few more, on a stream of its own: one that finds its largest values, one that copies it to
+A launch costs the engine's process more than the arithmetic in it. So a call costs one, which looks at it and copies x
+and y into a chunk (gptq_diff.capture.looks); a full chunk costs a few more, on a stream of its own, which bring it to
 pinned host memory (gptq_diff.capture.lanes). What is said of the calls is found out later, from there.
 
-A large call costs the GPU more than its launches cost the process: where tensors are wanted, the columns of every
-linear of its y are copied by themselves then, so that nobody has to part them in host memory.
+Calls that nobody can look at are copied by torch's operations, in chunks of their own, whose largest values are found
+when they leave. A large one costs the GPU more than its launches cost the process: where tensors are wanted, the columns
+of every linear of its y are copied by themselves then, so that nobody has to part them in host memory.
 
 Memory: at most STAGED chunks of CHUNK_BYTES on the GPU, at most RING_BYTES in host memory; where a sink is slower than
 that, the engine waits for it. A call larger than a chunk has a chunk of its size. Where it is known what a step will
@@ -113,7 +113,7 @@ class Staging:
         self._last: _Last | None = None
         self._away: deque[Chunk] = deque()  # whose memory on the GPU is to be used again, the oldest first
         self._step = -1
-        self._newest: Shipped | None = None
+        self._newest: dict[bool, Shipped] = {}  # on either stream: whether figures went alone
         self._changed: list[torch.Tensor] = []
         self._gone = 0  # values of this step that have left
         self.expected = 0
@@ -168,7 +168,7 @@ class Staging:
             x_copy_MK, y_copy_MN = (t.clone(memory_format=torch.contiguous_format) for t in (x_MK, y_MN))
             done = looker.look(kind, len(x_MK), x_copy_MK, y_copy_MN, stage.strip, at, stage.told, None)
             assert done, "a copy lies as it has to"
-        stage.calls.append((site, stage.at, *x_MK.shape, *y_MN.shape, True, True, stage.told))
+        stage.calls.append((site, at, *x_MK.shape, *y_MN.shape, True, True, stage.told))
         stage.at, stage.told = stage.at + total, stage.told + figures
         self._last = None
 
@@ -204,8 +204,8 @@ class Staging:
 
     def copied(self) -> None:
         """Wait until all that was shipped is in host memory."""
-        if self._newest is not None:
-            self._newest.wait()
+        for shipped in self._newest.values():
+            shipped.wait()
 
     def stop(self) -> None:
         """All is worked off: the memory is the next prompt's."""
@@ -244,6 +244,8 @@ class Staging:
             strip = stage.lowest(size, dtype, looked=looked) if size == usual else None
             if strip is not None:
                 return strip
+            if size:
+                self._spare()
             try:
                 values = lane.staged(size, dtype)
                 told = lane.staged(FIGURES, torch.int32) if looked else None
@@ -251,12 +253,19 @@ class Staging:
                 if self._away:
                     self._reclaim(self._away.popleft())  # fewer have to do
                 elif stage.free:
-                    stage.free.clear()  # of another dtype
+                    stage.free.clear()  # of another kind
                 else:
                     raise
                 continue
             stage.made += 1
             return Strip(stage.made, values, told)
+
+    def _spare(self) -> None:
+        """Another strip is about to be made: of those that are free and of another kind only so many stay."""
+        free, away = self._stage.free, sum(chunk.used > 0 for chunk in self._away)
+        large = [strip for strip in free if len(strip.values)]
+        for strip in large[: max(away + len(large) + 1 - STAGED, 0)]:
+            free.remove(strip)
 
     def _usual(self, dtype: torch.dtype, *, looked: bool) -> int:
         """Values of a strip: none where looks tell all that is wanted."""
@@ -303,7 +312,7 @@ class Staging:
             self.drain.room_for(nbytes)
             chunk.landed = lane.landing(chunk.used, used.dtype)
         chunk.shipped = lane.ship(used, find, chunk.landed)
-        self._newest = chunk.shipped
+        self._newest[chunk.landed is None and chunk.looked] = chunk.shipped
         self._away.append(chunk)
         self.drain.put(chunk, nbytes)
 

@@ -193,3 +193,10 @@ def test_every_part_is_described() -> None:
     from benchmarks.gpu.thirty_two import __main__ as script
 
     assert all(f"\n{part} " in (script.__doc__ or "") for part in PARTS)
+
+
+@pytest.mark.parametrize("place", sorted(Path("benchmarks/results/gpu").glob("*thirty-two*")), ids=lambda p: p.name)
+def test_what_was_measured_once_can_still_be_read(place: Path) -> None:
+    """Every directory of results that is kept, from every tap that there was."""
+    assert table(read(place))
+    assert shared(read(place))

@@ -149,6 +149,8 @@ def test_other_calls_are_left_to_torch(
     x, y = torch.ones(2, inner, dtype=rows_dtype), torch.ones(2, sum(widths), dtype=rows_dtype)
     assert HostLooker().takes(parts, x, y) is taken
     assert not HostLooker().takes(parts, x, y[:, :-1])
+    assert not HostLooker().takes(parts, x, y[:1])
+    assert not HostLooker().takes(parts, x[:1], y)
     assert not HostLooker().takes(parts, x, y.float())
 
 

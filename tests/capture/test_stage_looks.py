@@ -11,6 +11,9 @@ from gptq_diff.capture import staging
 from gptq_diff.capture import tap as taps
 from gptq_diff.capture.bits import same_bits
 from gptq_diff.capture.looks import HostLooker
+from gptq_diff.capture.numbering import Known
+from gptq_diff.capture.stage import Stage
+from gptq_diff.capture.tap import Tap
 from gptq_diff.errors import CaptureError
 from tests.capture.toy_modules import Copying, Engine, K, N, inputs_of, run
 
@@ -148,3 +151,60 @@ def test_a_module_that_runs_twice_is_refused_where_the_step_before_was_right(ord
     with pytest.raises(CaptureError, match="did not run"):
         engine.prompt(inputs_of("ab", 2, 0, HALF), Copying())
     run(engine, inputs_of("cab", 2, 0, HALF))
+
+
+class Eights(HostLooker):
+    """Takes multiples of eight alone, as the kernel on a GPU."""
+
+    unit = 8
+
+
+@pytest.mark.parametrize("wanted", [True, False], ids=["tensors", "figures alone"])
+def test_calls_of_both_kinds_by_turns(wanted: bool) -> None:
+    """Linears of 4 and 2 columns are no multiples of eight, so torch copies them between others that are looked at."""
+    looker, draw = Eights(), torch.Generator().manual_seed(0)
+    stage, known = Stage(), Known()
+    stage.looker = looker
+    for _ in range(3):
+        sink, expected = Copying(), []
+        sink.wants_tensors = wanted
+        with Tap(frozenset(str(i) for i in range(9)), sink) as tap:
+            tap.stage_in(stage, known)
+            tap.begin_step(0)
+            for i in range(9):
+                width = 16 if i % 3 else 6
+                x, y = (torch.randn((3, n), generator=draw).half() for n in (8, width))
+                expected.append((str(i), float(x.abs().max()), float(y.abs().max()), y.clone()))
+                tap.record(str(i), x, y, "p")
+                y.zero_()
+            tap.end_step()
+        assert [(c.layer, c.x.absmax, c.y.absmax) for c in sink.calls] == [e[:3] for e in expected]
+        for layer, _, _, y in expected if wanted else ():
+            kept = sink.tensors[0, layer][1]
+            assert kept is not None
+            assert same_bits(kept, y)
+
+
+def test_strips_of_several_kinds_stay_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts in one dtype after another: those that are free and of another kind make room."""
+    monkeypatch.setattr(staging, "CHUNK_BYTES", 3 * (K + N) * 4)
+    names = [f"m{i}" for i in range(20)]
+    engine = looking(names)
+    for dtype in (torch.float16, torch.float32, torch.bfloat16, torch.float16):
+        run(engine, inputs_of(names, 3, 0, dtype))
+        assert sum(len(strip.values) > 0 for strip in engine.stage.free) <= staging.STAGED
+
+
+def test_figures_do_not_change_when_their_strip_is_used_again_in_inference_mode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Engines run in it, and views do not say there whose they are."""
+    monkeypatch.setattr(staging, "FIGURES", 2 * 9)
+    names = [f"m{i}" for i in range(40)]
+    with torch.inference_mode():
+        engine, sink = looking(names), Copying()
+        sink.wants_tensors = False
+        inputs = inputs_of(names, 3, 0, HALF)
+        largest = [float(x.abs().max()) for _, x in inputs]
+        engine.prompt(inputs, sink)
+    assert [call.x.absmax for call in sink.calls[::2]] == largest

@@ -95,7 +95,7 @@ def test_a_call_costs_one_launch_and_a_step_a_number_that_does_not_grow() -> Non
         assert recording.names == ["aten::cat.out"] * blocks
         with Launches() as ending:
             tap.end_step()
-        assert ending.names == ["aten::linalg_vector_norm"]
+        assert ending.names == ["aten::linalg_vector_norm", "aten::clone"], "the clone stands for the way to the host"
         tap.close()
 
 

@@ -122,9 +122,9 @@ class WatchedRank:
     def end(self) -> dict[str, Any]:
         """Undo; the capture's manifest goes last."""
         self._undo.close()
-        made = Watched(self._steps).generation()
+        with self._tap or contextlib.nullcontext():
+            made = Watched(self._steps).generation()
         if self._writer is not None and self._tap is not None:
-            self._tap.close()
             self._writer.close()
             manifest = Manifest(
                 backend="", prompt="", order=tuple(self._tap.order), kernels=self._writer.kernels, skipped={},

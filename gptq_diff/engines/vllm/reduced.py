@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gptq_diff.capture.bits import same_bits
 from gptq_diff.capture.place import Place, put
 from gptq_diff.capture.stage import Stage, site
 from gptq_diff.capture.tap import ALL_REDUCE, Fused, Tap
@@ -20,8 +21,8 @@ from gptq_diff.errors import CaptureError
 class Buffers:
     """What was seen of the engine's all-reduce: for which numbers of rows it writes its sum elsewhere.
 
-    Summands of so many rows are still there afterwards, and need no copy before. An engine chooses its way by size, so
-    modules of one width share this.
+    Summands of so many rows were still there afterwards, bit for bit, and need no copy before. An engine chooses its way
+    by size, so modules of one width share this.
     """
 
     def __init__(self) -> None:
@@ -80,10 +81,12 @@ class Reduced:
         if self._summand is None:
             raise CaptureError(f"{self.name} was reduced without a kernel call", "this model is not understood")
         (given, kept), self._summand = self._summand, None
-        if given.data_ptr() != total.data_ptr():
-            self._buffers.apart.add(len(given))
-        elif kept is given:
-            self._buffers.apart.discard(len(given))
+        apart, rows = self._buffers.apart, len(given)
+        if kept is not given:
+            if given.data_ptr() != total.data_ptr() and same_bits(given, kept):  # waits for the GPU, once a size
+                apart.add(rows)
+        elif given.data_ptr() == total.data_ptr():
+            apart.discard(rows)
             raise CaptureError(
                 f"vLLM's all-reduce overwrote the summand of {self.name}, which it had left alone before",
                 "run the capture again: it is copied before then",

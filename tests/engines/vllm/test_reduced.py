@@ -10,6 +10,7 @@ from torch import nn
 
 from gptq_diff.capture import tap as taps
 from gptq_diff.capture.call import ALL_REDUCE
+from gptq_diff.capture.looks import HostLooker
 from gptq_diff.capture.numbering import Known
 from gptq_diff.capture.stage import Stage
 from gptq_diff.capture.tap import Tap
@@ -27,22 +28,23 @@ class Method:
         self.prompt = 0
 
     def apply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        return x.sum(dim=-1, keepdim=True).expand(-1, N) + float(self.prompt)
+        return x.sum(dim=-1, keepdim=True).expand(-1, N) + self.prompt
 
 
 class RowParallel(nn.Module):
     """Multiplies and "reduces": the sum over the ranks is three times the summand. Then the engine overwrites it."""
 
-    def __init__(self, *, in_place: bool, reduces: bool = True) -> None:
+    def __init__(self, *, in_place: bool, reduces: bool = True, hands_on_a_copy: bool = False) -> None:
         super().__init__()
         self.quant_method = Method()
-        self.in_place, self.reduces = in_place, reduces
+        self.in_place, self.reduces, self.hands_on_a_copy = in_place, reduces, hands_on_a_copy
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
         if not self.reduces:
             return x, None
         y = self.quant_method.apply(self, x)
-        return y.mul_(3) if self.in_place else y * 3, None
+        total = y.mul_(3) if self.in_place else y * 3
+        return total.clone() if self.hands_on_a_copy else total, None
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +52,11 @@ def everything_is_staged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(taps, "asks_later", lambda _: True)
 
 
-def prompt(reduced: Reduced, module: Any, stage: Stage, rows: int, number: int) -> None:
+def prompt(
+    reduced: Reduced, module: Any, stage: Stage, rows: int, number: int, dtype: torch.dtype = torch.float32
+) -> None:
     """One prompt of two modules, of which the first only opens the chunk; what the sink got is checked."""
-    sink, x = Copying(), torch.arange(rows * K, dtype=torch.float32).view(rows, K)
+    sink, x = Copying(), torch.arange(rows * K, dtype=dtype).view(rows, K)
     module.quant_method.prompt = number
     with Tap(frozenset({"first", "o"}), sink) as tap:
         tap.stage_in(stage, Known())
@@ -62,7 +66,7 @@ def prompt(reduced: Reduced, module: Any, stage: Stage, rows: int, number: int) 
             total, _ = module(x)
             total.zero_()  # a normalisation works in place
         tap.end_step()
-    summand = x.sum(dim=-1, keepdim=True).expand(-1, N) + float(number)
+    summand = x.sum(dim=-1, keepdim=True).expand(-1, N) + number
     ours, whole = sink.tensors[0, "o"]
     assert ours is not None
     assert whole is not None
@@ -73,13 +77,21 @@ def prompt(reduced: Reduced, module: Any, stage: Stage, rows: int, number: int) 
     assert "forward" not in vars(module)
 
 
+@pytest.mark.parametrize("looker", [None, HostLooker()], ids=["by torch", "looked at"])
+@pytest.mark.parametrize("hands_on_a_copy", [True, False])
 @pytest.mark.parametrize("in_place", [True, False])
-def test_the_summand_and_the_sum_are_those_of_the_call(in_place: bool) -> None:
-    """Prompt after prompt, many rows and one; a summand that the all-reduce overwrites is copied before it."""
-    module, stage = RowParallel(in_place=in_place), Stage()
+def test_the_summand_and_the_sum_are_those_of_the_call(
+    in_place: bool, hands_on_a_copy: bool, looker: HostLooker | None
+) -> None:
+    """Prompt after prompt, many rows and one; a summand that the all-reduce overwrites is copied before it.
+
+    Also where it overwrites it and hands on a copy of the sum: that the sum lies elsewhere proves nothing.
+    """
+    module, stage = RowParallel(in_place=in_place, hands_on_a_copy=hands_on_a_copy), Stage()
+    stage.looker = looker
     reduced = Reduced("o", module, N, stage, Buffers())
     for number, rows in enumerate((3, 3, 5, 1, 1, 3)):
-        prompt(reduced, module, stage, rows, number)
+        prompt(reduced, module, stage, rows, number, torch.float32 if looker is None else torch.float16)
 
 
 def test_a_module_that_ran_no_kernel_is_refused() -> None:
