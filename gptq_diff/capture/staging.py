@@ -5,8 +5,8 @@ and y into a chunk (gptq_diff.capture.looks); a full chunk costs a few more, on 
 pinned host memory (gptq_diff.capture.lanes). What is said of the calls is found out later, from there.
 
 Calls that nobody can look at are copied by torch's operations, in chunks of their own, whose largest values are found
-when they leave. A large one costs the GPU more than its launches cost the process: where tensors are wanted, the columns
-of every linear of its y are copied by themselves then, so that nobody has to part them in host memory.
+when they leave. A large one costs the GPU more than its launches cost the process: where tensors are wanted, the
+columns of every linear of its y are copied by themselves then, so that nobody has to part them in host memory.
 
 Memory: at most STAGED chunks of CHUNK_BYTES on the GPU, at most RING_BYTES in host memory; where a sink is slower than
 that, the engine waits for it. A call larger than a chunk has a chunk of its size. Where it is known what a step will

@@ -15,7 +15,7 @@ from gptq_diff.errors import BackendError
 
 RawStream = Callable[[int], int]
 EARLIER, OUT_OF_RESOURCES = 700, 701
-"""CUresult: from 700 on (illegal address) it is what ran before that failed, but for a launch that asks for too much."""
+"""CUresult: from 700 on it is what ran before that failed (an illegal address), but for a launch that asks too much."""
 
 
 class Driver:

@@ -30,8 +30,9 @@ _STREAM_AT = _SEEN_BYTES + 32
 
 
 class CudaLooker(Looker):
-    """One GPU's. What a launch needs lies in one piece of memory, which every look fills anew:
-    one thread of a process looks.
+    """One GPU's; one thread of a process looks.
+
+    What a launch needs lies in one piece of memory, which every look fills anew.
     """
 
     unit = UNIT

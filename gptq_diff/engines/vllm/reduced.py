@@ -21,8 +21,8 @@ from gptq_diff.errors import CaptureError
 class Buffers:
     """What was seen of the engine's all-reduce: for which numbers of rows it writes its sum elsewhere.
 
-    Summands of so many rows were still there afterwards, bit for bit, and need no copy before. An engine chooses its way
-    by size, so modules of one width share this.
+    Summands of so many rows were still there afterwards, bit for bit, and need no copy before. An engine chooses its
+    way by size, so modules of one width share this.
     """
 
     def __init__(self) -> None:
