@@ -39,9 +39,9 @@ def site(parts: Fused, path: str, part: str = "", first: int = 0) -> Site:
 
 
 AsStaged = tuple[Site, int, int, int, int, int, bool, bool, int]
-"""One kernel call in a chunk, as cheap to make as can be: (site, offset of its first value, -1 if nothing was copied,
-rows and columns of x, rows and columns of y, whether x lies there before y, whether the columns of every linear of y lie
-by themselves, one after the other; offset of its figures, if it was looked at).
+"""One kernel call in a chunk, as cheap to make as can be: (site, offset of its first value, -1 if nothing was copied;
+rows and columns of x, rows and columns of y; whether x lies there before y, whether the columns of every linear of y
+lie by themselves, one after the other; offset of its figures, if it was looked at).
 
 Where x does not lie there, it is that of the call before. y of a step after a product has fewer rows than x.
 """
