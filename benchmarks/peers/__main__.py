@@ -26,16 +26,16 @@ from benchmarks.run import RESULTS, write
 from benchmarks.stored import judge_path
 from gptq_diff.cli.threads import wait_without_spinning
 
-ENVIRONMENTS = {"msprobe-statistics": "msprobe", "msprobe-tensors": "msprobe", "nnsight": "nnsight"}
+LENS = "vllm-lens"
+ENVIRONMENTS = {"msprobe-statistics": "msprobe", "msprobe-tensors": "msprobe", "nnsight": "nnsight", LENS: "vllm-cpu"}
 OURS = "gptq-diff"
-NOT_HERE = "vllm-lens looks at vLLM's residual streams alone, and was not run"
 
 
 def main() -> None:
     """Measure, print a line each, write them all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="Other tools on the same work.")
     parser.add_argument("--environments", type=Path, help="made by benchmarks.peers.recipes")
-    parser.add_argument("--only", default=",".join([OURS, *TOOLS]), help="of: %(default)s")
+    parser.add_argument("--only", default=",".join([OURS, *TOOLS, LENS]), help="of: %(default)s")
     parser.add_argument("--out", type=Path, default=RESULTS / "peers.json", help="default: %(default)s")
     given = parser.parse_args()
     wait_without_spinning()
@@ -50,7 +50,7 @@ def main() -> None:
             rows.append(ours(out) if name == OURS else theirs(name, model, out, given.environments))
             print(json.dumps(rows[-1]), flush=True)
     measured_on["load_average_after"] = round(os.getloadavg()[0], 2)
-    write(given.out, {"machine": measured_on, "tools": [*rows, {"tool": "vllm-lens", "failed": NOT_HERE}]})
+    write(given.out, {"machine": measured_on, "tools": rows})
 
 
 def theirs(name: str, model: Path, out: Path, environments: Path | None) -> dict[str, Any]:
@@ -62,7 +62,8 @@ def theirs(name: str, model: Path, out: Path, environments: Path | None) -> dict
             return {"tool": name, "failed": "its environment was not made"}
     found: dict[str, Any] = {}
     for what in ("names", "cost"):
-        command = [str(python), str(Path(__file__).with_name("tool.py")), what, name, str(model), str(out)]
+        script = Path(__file__).with_name("lens.py" if name == LENS else "tool.py")
+        command = [str(python), str(script), what, name, str(model), str(out)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=out)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["nothing said"]
