@@ -15,6 +15,8 @@ def other_bits(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether all are the same: known at the first that differs, on a CPU."""
+    """Whether they are of one shape and dtype, and all bits the same: known at the first that differs, on a CPU."""
+    if a.dtype is not b.dtype or a.shape != b.shape:
+        return False
     bits = _BITS[a.element_size()]
     return torch.equal(a.view(bits), b.view(bits))

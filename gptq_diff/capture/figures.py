@@ -75,7 +75,7 @@ class _Largest:
 
 
 def parts_of(chunk: Chunk, call: AsStaged) -> Parts:
-    """Y of every linear of a call: [M, N of it], views of what has landed."""
+    """What every linear of a call gave: [M, N of it], views of what has landed."""
     site, offset, x_rows, inner, rows, columns, own_x, apart, _ = call
     border = offset + (x_rows * inner if own_x else 0)
     y, widths = chunk.values[border : border + rows * columns], site.parts.widths

@@ -117,19 +117,18 @@ class CudaLane(Lane):
         """
         engine = torch.cuda.current_stream(self._device)
         if not len(staged) and landing is None:
-            figures = find(staged)
-            there = self.landing(len(figures), figures.dtype)
-            there.copy_(figures, non_blocking=True)
-            return _OnItsWay(there, engine.record_event(), engine)
+            return _OnItsWay(self._sent(find(staged)), engine.record_event(), engine)
         self._beside.wait_stream(engine)
         with torch.cuda.stream(self._beside):
-            figures = find(staged)
-            there = self.landing(len(figures), figures.dtype)
-            there.copy_(figures, non_blocking=True)
+            figures = self._sent(find(staged))
             if landing is not None:
                 landing.copy_(staged, non_blocking=True)
             done = self._beside.record_event()
-        return _OnItsWay(there, done, engine)
+        return _OnItsWay(figures, done, engine)
+
+    def _sent(self, figures: torch.Tensor) -> torch.Tensor:
+        """Where they will be in host memory, on the stream at hand."""
+        return self.landing(len(figures), figures.dtype).copy_(figures, non_blocking=True)
 
 
 def largest_of(values: torch.Tensor, width: int) -> torch.Tensor:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
+from gptq_diff.capture.bits import same_bits
 from gptq_diff.compare.judge import CapturedCall
 from gptq_diff.records import Judgement
 
@@ -38,8 +37,4 @@ def as_of(call: CapturedCall, known: Judgement) -> Judgement:
 
 def _alike(a: CapturedCall, b: CapturedCall) -> bool:
     same_kind = (a.path, a.part, a.first) == (b.path, b.part, b.first) and a.reference_x is None
-    return same_kind and _same_bits(a.y_MN, b.y_MN) and _same_bits(a.x_MK, b.x_MK)
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+    return same_kind and same_bits(a.y_MN, b.y_MN) and same_bits(a.x_MK, b.x_MK)

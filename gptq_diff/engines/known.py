@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gptq_diff.capture.bits import same_bits
 from gptq_diff.capture.store import CaptureReader
 from gptq_diff.kernels.base import Kernel, Product
 from gptq_diff.records import LayerSpec, Support
@@ -58,7 +59,7 @@ class Knowing(Kernel):
         for known in self._earlier if arithmetic else ():
             if known.kernel.arithmetic(x_MK.shape[0], linear) != arithmetic:
                 continue
-            if known.capture.has(step, layer, "out") and _same_bits(known.capture.tensor(step, layer, "in"), x_MK):
+            if known.capture.has(step, layer, "out") and same_bits(known.capture.tensor(step, layer, "in"), x_MK):
                 self.taken += 1
                 return Product(known.capture.tensor(step, layer, "out"), known.capture.paths[step, layer])
         return self._kernel.multiply(x_MK, linear)
@@ -67,9 +68,3 @@ class Knowing(Kernel):
 def earlier(captures: Sequence[tuple[Kernel, Path]]) -> list[Earlier]:
     """Readers of these captures."""
     return [Earlier(kernel, CaptureReader(capture)) for kernel, capture in captures]
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))

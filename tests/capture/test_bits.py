@@ -21,3 +21,11 @@ def test_bits_decide_and_not_values(dtype: torch.dtype, a: list[float], b: list[
     for one, other in ((first, second), (first.t().contiguous().t(), second)):
         assert same_bits(one, other) == same
         assert bool(other_bits(one, other)) != same
+
+
+def test_another_shape_or_dtype_is_not_the_same() -> None:
+    """Whatever the bytes are."""
+    zeros = torch.zeros(2, 4, dtype=torch.float16)
+    assert not same_bits(zeros, zeros.view(4, 2))
+    assert not same_bits(zeros, zeros.bfloat16())
+    assert not same_bits(zeros, torch.zeros(2, 2, dtype=torch.float32))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
+from gptq_diff.capture.bits import same_bits
 from gptq_diff.capture.products import CallProducts, call_input, kept_rows
 from gptq_diff.compare.judge import CapturedCall, Weight, judge_layer
 from gptq_diff.diagnose.experiments.base import Answer, Subject
@@ -14,15 +15,6 @@ from gptq_diff.records import Judgement
 
 MOST_VALUES = 2**25
 """Values of x or y that are judged at a time: 128 MB in float32."""
-_BITS = {2: torch.int16, 4: torch.int32}
-
-
-def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors hold the same bits, NaN included."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    bits = _BITS[a.element_size()]
-    return torch.equal(a.contiguous().view(bits), b.contiguous().view(bits))
 
 
 def answers_of(

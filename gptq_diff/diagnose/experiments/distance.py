@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gptq_diff.diagnose.experiments.answers import same_bits
+from gptq_diff.capture.bits import same_bits
 
 SIGNIFICANT = {torch.float16: (11, -14), torch.bfloat16: (8, -126), torch.float32: (24, -126)}
 """Bits of the significand and the exponent of the smallest normal number, by dtype."""

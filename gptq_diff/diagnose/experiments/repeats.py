@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from gptq_diff.capture.bits import same_bits
 from gptq_diff.compare.figures import FACTOR
 from gptq_diff.compare.results import BAD_KINDS
-from gptq_diff.diagnose.experiments.answers import same_bits
 from gptq_diff.diagnose.experiments.base import Answer, Answers, Probe, Subject
 from gptq_diff.diagnose.experiments.distance import Distance, distance, farthest
 from gptq_diff.jobs import LinearCall

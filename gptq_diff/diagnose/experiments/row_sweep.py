@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from gptq_diff.capture.bits import same_bits
 from gptq_diff.compare.results import BAD_KINDS
-from gptq_diff.diagnose.experiments.answers import same_bits
 from gptq_diff.diagnose.experiments.base import Answer, Answers, Probe, Subject, counted
 from gptq_diff.diagnose.experiments.boundary import PART, error_border, runs, single_border
 from gptq_diff.jobs import LinearCall
